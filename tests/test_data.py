@@ -1,0 +1,471 @@
+import itertools
+import os
+import pathlib
+import time
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from vae_zoo import data
+from vae_zoo.data import SPLITS, Batches, Shapes, binarize, fingerprint, load
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch, tmp_path_factory):
+    """No data but what a test makes, and no network, whatever the machine has."""
+    empty = str(tmp_path_factory.mktemp("empty"))
+    for variable in ("VAE_ZOO_DATA", "VAE_ZOO_CACHE", "TFDS_DATA_DIR"):
+        monkeypatch.setenv(variable, empty)
+    for variable in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def splits(name, seed=0):
+    return {split: load(name, split, seed) for split in SPLITS}
+
+
+def one_line(error, *words):
+    text = str(error.value)
+    assert "\n" not in text
+    for word in words:
+        assert str(word) in text
+    return True
+
+
+def numbered(n):
+    """Images that say their own number, so that a split shows what it holds."""
+    x = np.zeros((n, 4, 5, 1), np.uint8)
+    x[:, 0, 0, 0], x[:, 0, 1, 0] = np.arange(n) % 256, np.arange(n) // 256
+    return x
+
+
+def numbers(x):
+    return x[:, 0, 0, 0].astype(int) + 256 * x[:, 0, 1, 0].astype(int)
+
+
+# Embedded sets.
+
+
+def test_digits_are_split_by_class_and_by_seed():
+    parts = splits("digits")
+    assert [parts[s][0].shape for s in SPLITS] == [(n, 28, 28, 1) for n in (1297, 200, 300)]
+    images = np.concatenate([parts[s][0] for s in SPLITS])
+    everything = sorted(image.tobytes() for image in images)
+    assert len(set(everything)) == 1797  # so no image is in two splits
+    x, y = parts["test"]
+    assert x.min() == 0 and x.max() == 255
+    assert np.bincount(y, minlength=10).min() >= 29 and np.bincount(y).max() <= 31
+    assert fingerprint(load("digits", "test")[0]) == fingerprint(x)
+    other = splits("digits", seed=1)
+    assert fingerprint(other["test"][0]) != fingerprint(x)
+    assert sorted(i.tobytes() for s in SPLITS for i in other[s][0]) == everything
+
+
+def test_digits_keep_their_labels():
+    (x, y), (x_test, y_test) = load("digits"), load("digits", "test")
+    x, x_test = (a.reshape(len(a), -1).astype(float) for a in (x, x_test))
+    distances = (x**2).sum(1) - 2 * x_test @ x.T  # + const: nearest neighbour
+    assert (y[distances.argmin(1)] == y_test).mean() > 0.95
+
+
+def test_shapes_split_covers_all_sprites_once():
+    parts = splits("shapes")
+    indices = [parts[s][0].indices for s in SPLITS]
+    assert [len(i) for i in indices] == [589_824, 73_728, 73_728]
+    assert np.array_equal(np.sort(np.concatenate(indices)), np.arange(737_280))
+    assert np.array_equal(load("shapes", "test")[0].indices, indices[2])
+    assert not np.array_equal(load("shapes", "test", seed=1)[0].indices, indices[2])
+    x, y = parts["test"]
+    assert np.array_equal(y, x.factors()[:, 1])
+    assert np.array_equal(x[5:8], Shapes()[indices[2][5:8]])
+    assert np.array_equal(x.factors([3, 9]), Shapes().factors(indices[2][[3, 9]]))
+
+
+def test_shapes_move_by_a_pixel_a_step_and_are_never_cut():
+    corner = Shapes().render([[0, k, 5, o, 0, 0] for k in range(3) for o in range(40)])
+    for x, y in [(31, 0), (0, 31), (31, 31), (7, 19)]:
+        moved = Shapes().render([[0, k, 5, o, x, y] for k in range(3) for o in range(40)])
+        assert np.array_equal(np.roll(corner, (y, x), axis=(1, 2)), moved)  # area is kept
+    column = Shapes().render([[0, 2, 3, 7, x, 11] for x in range(32)])[..., 0] / 255
+    centroids = (column.sum(1) * np.arange(64)).sum(1) / column.sum((1, 2))
+    np.testing.assert_allclose(np.diff(centroids), 1, atol=1e-9)
+    # A master is 33 pixels wide: an outline that passed 16.5 from its centre would be cut by it.
+    masters = data._masters() > 0
+    reach = np.hypot(*np.indices((33, 33)) - 16)[None, None, None] * masters
+    assert 15 < reach.max() <= 16.5
+
+
+def test_shapes_masters_have_the_factors_and_symmetries_of_their_shapes():
+    masters = (data._masters() > 0).reshape(3, 6, 40, -1)
+    for shape, turns in [(0, 4), (1, 2), (2, 1)]:  # square, ellipse, heart
+        period = 40 // turns
+        assert np.array_equal(masters[shape], np.roll(masters[shape], period, axis=1))
+        assert len(np.unique(masters[shape].reshape(240, -1), axis=0)) == 6 * period
+    area = masters.sum(-1).mean(-1)  # grows with the square of the scale
+    np.testing.assert_allclose(area / area[:, -1:], [np.linspace(0.5, 1, 6) ** 2] * 3, rtol=0.03)
+
+
+def test_shapes_index_like_an_array():
+    x = Shapes(np.arange(100_000, 100_040))
+    assert x.shape == (40, 64, 64, 1) and x[0].shape == (64, 64, 1)
+    assert np.array_equal(x[-1], x[:][39]) and np.array_equal(x[np.array([4, 2])], x[:][[4, 2]])
+    assert np.array_equal(np.unique(x[:]), [0, 255])
+    order = list(itertools.product(*map(range, Shapes.factor_sizes)))[100_000:100_040]
+    assert np.array_equal(x.factors(), order)
+    with pytest.raises(IndexError):
+        x[40]
+
+
+# Bits and fingerprints.
+
+
+def test_binarize_draws_with_the_probability_of_the_grey_level():
+    x = np.repeat(np.arange(256, dtype=np.uint8), 4000).reshape(256, 4000)
+    bits = binarize(x)
+    assert set(np.unique(bits)) == {0, 255}
+    assert not bits[0].any() and bits[255].all()
+    p = np.arange(256) / 255
+    z = ((bits / 255).mean(1) - p)[1:-1] / np.sqrt(p * (1 - p) / 4000)[1:-1]
+    assert abs(z).max() < 4.5 and 0.8 < z.std() < 1.2
+    assert np.array_equal(bits, binarize(x)) and not np.array_equal(bits, binarize(x, seed=1))
+    assert np.array_equal(bits, binarize(bits))
+    with pytest.raises(ValueError, match="`x` must be uint8. Received: dtype=float32"):
+        binarize(x.astype("float32"))
+
+
+def test_test_bits_of_digits_are_those_of_the_cards():
+    bits = binarize(load("digits", "test")[0])
+    assert fingerprint(bits) == "7c425b88b0b651f4"
+
+
+def test_fingerprint_sees_every_byte_and_the_shape():
+    x = RNG.integers(0, 256, (5000, 2, 2, 1), np.uint8)
+    other = x.copy()
+    other[4999, 1, 1, 0] ^= 1
+    prints = {fingerprint(a) for a in (x, other, x.reshape(5000, 4, 1, 1), x[:4096])}
+    assert len(prints) == 4
+    assert fingerprint(np.asfortranarray(x)) == fingerprint(x)
+    lazy = Shapes(np.arange(20))
+    assert fingerprint(lazy) == fingerprint(lazy[:])
+
+
+# Batches.
+
+
+def orders(n, seed, epochs):
+    return [np.random.default_rng([seed, e]).permutation(n) for e in epochs]
+
+
+def expected_weight(weight, y, order, batch_size):
+    """SGD(0.25) on mean((w - y)^2): the last weight tells the order of all batches."""
+    for start in range(0, len(y), batch_size):
+        weight += 0.5 * (y[order[start : start + batch_size]].mean() - weight)
+    return weight
+
+
+# NumPy 2 says so wherever Keras 3.15 turns a variable into an array.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("batch_size", [3, 10])
+def test_fit_reads_epoch_e_in_order_e(batch_size):
+    y = RNG.normal(size=10).astype("float32")
+    x = np.ones((10, 1), "float32")
+    model = keras.Sequential([keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+    model.compile(keras.optimizers.SGD(0.25), "mse", metrics=["mae"])
+    batches = Batches(x, y, batch_size=batch_size, seed=5)
+    held = Batches(x, y, batch_size=4, shuffle=False)
+    seen = []
+    record = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(model.get_weights()[0].item())
+    )
+    arguments = {"shuffle": False, "verbose": 0, "callbacks": [record]}
+    model.fit(batches, epochs=2, validation_data=held, **arguments)
+    assert batches.epoch == 2
+    model.fit(batches, epochs=1, **arguments)
+    batches.epoch = 7  # resumed
+    model.fit(batches, epochs=1, validation_data=held, **arguments)
+    assert batches.epoch == 8
+    weight, expected = 0.0, []
+    for order in orders(10, 5, [0, 1, 2, 7]):
+        weight = expected_weight(weight, y, order, batch_size)
+        expected.append(weight)
+    np.testing.assert_allclose(seen, expected, rtol=1e-5)
+
+
+def test_batches_hold_every_example_once_and_keep_rows_together():
+    x, y, w = np.arange(10) * 10, np.arange(10), np.arange(10) / 10
+    batches = Batches(x, y, w, batch_size=4, seed=3)
+    columns = [np.concatenate(column) for column in zip(*batches, strict=True)]
+    order = np.random.default_rng([3, 0]).permutation(10)
+    for column, source in zip(columns, (x, y, w), strict=True):
+        assert np.array_equal(column, source[order])
+    assert [len(batch) for batch in Batches(x, batch_size=4)] == [4, 4, 2]
+    assert np.array_equal(np.concatenate(list(Batches(x, batch_size=4, shuffle=False))), x)
+
+
+def test_batches_read_lazy_shapes():
+    x, y = load("shapes", "test")
+    images, labels = Batches(x, y, batch_size=16)[1]
+    order = np.random.default_rng([0, 0]).permutation(len(x))[16:32]
+    assert np.array_equal(images, x[order]) and np.array_equal(labels, y[order])
+    assert np.array_equal(Batches(x, batch_size=16, shuffle=False)[2], x[32:48])
+
+
+def test_batches_refuse_what_keras_would_drop():
+    x = np.zeros((4, 1))
+    with pytest.raises(ValueError, match="`sample_weight` must come with `y`"):
+        Batches(x, sample_weight=np.ones(4))
+    with pytest.raises(ValueError, match=r"must match. Received: lengths \[4, 3\]"):
+        Batches(x, np.ones(3))
+    with pytest.raises(ValueError, match="`batch_size` must be positive. Received: batch_size=0"):
+        Batches(x, batch_size=0)
+
+
+# Files.
+
+
+def test_npz_with_splits_cuts_validation_from_train(tmp_path):
+    x, y = numbered(700), np.arange(700)
+    path = tmp_path / "set.npz"
+    np.savez(path, x_train=x[:600], y_train=y[:600, None], x_test=x[600:], y_test=y[600:])
+    parts = splits(path)
+    assert [len(parts[s][0]) for s in SPLITS] == [500, 100, 100]
+    for x_split, y_split in parts.values():
+        assert np.array_equal(numbers(x_split), y_split) and y_split.dtype == np.int32
+    assert np.array_equal(np.sort(np.concatenate([parts[s][1] for s in SPLITS])), y)
+    assert np.array_equal(parts["test"][1], y[600:])
+    assert np.array_equal(load(path, "validation")[1], parts["validation"][1])
+    assert not np.array_equal(load(path, "validation", seed=1)[1], parts["validation"][1])
+
+
+def test_npz_with_three_splits_is_kept(tmp_path):
+    x = numbered(30)
+    np.savez(tmp_path / "set.npz", x_train=x[:20], x_validation=x[20:24], x_test=x[24:])
+    parts = splits(tmp_path / "set.npz")
+    assert [numbers(parts[s][0])[0] for s in SPLITS] == [0, 20, 24]
+    assert [len(parts[s][0]) for s in SPLITS] == [20, 4, 6]
+    assert parts["train"][1] is None
+
+
+def test_unlabelled_npz_is_split_by_runs_of_neighbours(tmp_path):
+    np.savez(tmp_path / "film.npz", x=numbered(1000))
+    parts = splits(tmp_path / "film.npz")
+    assert [len(parts[s][0]) for s in SPLITS] == [800, 100, 100]
+    test = np.sort(numbers(parts["test"][0]))
+    everything = np.concatenate([numbers(parts[s][0]) for s in SPLITS])
+    assert np.array_equal(np.sort(everything), np.arange(1000))
+    # Four runs of 25 at the most: few test frames have a neighbour elsewhere.
+    assert (np.diff(test) > 1).sum() <= 3 and (test % 25 == 0).sum() == 4
+    other = np.sort(numbers(load(tmp_path / "film.npz", "test", seed=1)[0]))
+    assert not np.array_equal(test, other)
+
+
+def test_labelled_npz_is_split_one_by_one(tmp_path):
+    np.savez(tmp_path / "set.npz", images=numbered(1000), labels=np.arange(1000))
+    parts = splits(tmp_path / "set.npz")
+    assert [len(parts[s][0]) for s in SPLITS] == [800, 100, 100]
+    assert np.array_equal(np.sort(np.concatenate([parts[s][1] for s in SPLITS])), np.arange(1000))
+    assert all(np.array_equal(numbers(x), y) for x, y in parts.values())
+    assert (np.diff(np.sort(parts["test"][1])) > 1).sum() > 50
+
+
+def test_npz_with_is_test(tmp_path):
+    is_test = np.arange(240) % 6 == 0
+    np.savez(tmp_path / "set.npz", images=numbered(240), is_test=is_test)
+    parts = splits(tmp_path / "set.npz")
+    assert np.array_equal(numbers(parts["test"][0]), np.flatnonzero(is_test))
+    rest = np.concatenate([numbers(parts[s][0]) for s in ("train", "validation")])
+    assert np.array_equal(np.sort(rest), np.flatnonzero(~is_test))
+    assert 25 <= len(parts["validation"][0]) <= 33
+
+
+def test_npz_by_name_and_as_floats(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAE_ZOO_DATA", str(tmp_path))
+    grey = numbered(50)[..., 0]
+    np.savez(tmp_path / "greys.npz", x_train=grey / 255, x_test=(grey / 255).astype("float32"))
+    assert np.array_equal(load("greys", "test")[0], grey[..., None])
+
+
+@pytest.mark.parametrize(
+    "arrays, words",
+    [
+        ({"x": np.zeros((20, 4, 4), np.int16)}, ["int16", "(20, 4, 4)"]),
+        ({"x": np.zeros((20, 16), np.uint8)}, ["uint8", "(20, 16)"]),
+        ({"x": np.full((20, 4, 4), 7.5)}, ["[0, 1]", "7.5"]),
+        ({"x": np.full((20, 4, 4), np.nan)}, ["[0, 1]", "nan"]),
+        ({"pictures": np.zeros((20, 4, 4), np.uint8)}, ["x_train", "['pictures']"]),
+        ({"x_train": np.zeros((20, 4, 4), np.uint8)}, ["`split` must be one of ['train']", "test"]),
+        ({"x": np.zeros((20, 4, 4), np.uint8), "y": np.zeros(19, int)}, ["`y`", "(19,)"]),
+        ({"x": np.zeros((20, 4, 4), np.uint8), "is_test": np.ones(3, bool)}, ["`is_test`", "(3,)"]),
+        ({"x": np.zeros((5, 4, 4), np.uint8)}, ["every split", "test"]),
+    ],
+)
+def test_npz_errors_say_what_was_found(tmp_path, arrays, words):
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(ValueError) as error:
+        load(tmp_path / "set.npz", "test")
+    assert one_line(error, *words)
+
+
+def test_damaged_npz(tmp_path):
+    path = tmp_path / "set.npz"
+    np.savez_compressed(path, x=RNG.integers(0, 256, (99, 8, 8, 1), np.uint8))
+    good = path.read_bytes()
+    middle = len(good) // 2
+    damages = [b"", b"not a zip", good[:middle], good[:middle] + bytes(40) + good[middle + 40 :]]
+    for damaged in damages:
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError) as error:
+            load(path)
+        assert one_line(error, "`name` must be a sound .npz file", path)
+
+
+# Folders of images.
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+def test_flat_folder(tmp_path):
+    for i, image in enumerate(numbered(50)[..., 0]):
+        write(tmp_path / f"{i:03}.png", image)
+    parts = splits(tmp_path)
+    assert [parts[s][0].shape for s in SPLITS] == [(n, 4, 5, 1) for n in (40, 5, 5)]
+    everything = np.concatenate([numbers(parts[s][0]) for s in SPLITS])
+    assert np.array_equal(np.sort(everything), np.arange(50)) and parts["test"][1] is None
+    assert not np.array_equal(load(tmp_path, "test", seed=1)[0], parts["test"][0])
+
+
+@pytest.mark.parametrize("top", ["", "train"])
+def test_class_folders_are_labels(tmp_path, monkeypatch, top):
+    monkeypatch.setenv("VAE_ZOO_DATA", str(tmp_path))
+    for i, image in enumerate(numbered(60)[..., 0]):
+        write(tmp_path / "things" / top / ["cat", "ant", "bee"][i % 3] / f"deep/{i:03}.png", image)
+    parts = splits("things")
+    assert [len(parts[s][0]) for s in SPLITS] == [48, 6, 6]
+    for x, y in parts.values():
+        assert np.array_equal(y, np.array([2, 0, 1])[numbers(x) % 3])
+
+
+def test_folder_with_splits(tmp_path):
+    x = numbered(40)[..., 0]
+    for i in range(40):
+        split = "train" if i < 30 else "test"
+        write(tmp_path / split / "ba"[i % 2] / f"{i}.png", x[i])
+    parts = splits(tmp_path)
+    assert [len(parts[s][0]) for s in SPLITS] == [25, 5, 10]
+    assert sorted(numbers(parts["test"][0])) == list(range(30, 40))
+    assert all(np.array_equal(y, 1 - numbers(x) % 2) for x, y in parts.values())
+    write(tmp_path / "val" / "b" / "0.png", x[0])
+    assert numbers(load(tmp_path, "validation")[0]) == [0] and len(load(tmp_path)[0]) == 30
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for i, image in enumerate(numbered(20)[..., 0]):
+        write(tmp_path / ["car", "train"][i % 2] / f"{i}.png", image)
+    x, y = load(tmp_path)
+    assert len(x) == 16 and np.array_equal(y, numbers(x) % 2)
+
+
+def test_folder_turns_to_rgb_if_one_image_has_colour(tmp_path):
+    for i, image in enumerate(numbered(12)[..., 0]):
+        write(tmp_path / f"{i:02}.png", image)
+    colour = RNG.integers(0, 256, (4, 5, 3), np.uint8)
+    for i, suffix in enumerate(["bmp", "webp", "jpg", "png"]):
+        write(tmp_path / f"colour{i}.{suffix}", colour)
+    parts = splits(tmp_path)
+    images = np.concatenate([parts[s][0] for s in SPLITS])
+    assert images.shape == (16, 4, 5, 3)
+    assert sum(np.array_equal(image, colour) for image in images) >= 2  # BMP and PNG are exact
+    assert sum((image == image[..., :1]).all() for image in images) == 12
+
+
+def test_mixed_sizes_name_two_files(tmp_path):
+    write(tmp_path / "a.png", np.zeros((4, 5), np.uint8))
+    write(tmp_path / "b.png", np.zeros((6, 7), np.uint8))
+    with pytest.raises(ValueError) as error:
+        load(tmp_path)
+    assert one_line(error, "a.png (4, 5)", "b.png (6, 7)", "resize")
+
+
+def test_unreadable_images_are_skipped_with_one_warning(tmp_path):
+    for i, image in enumerate(numbered(20)[..., 0]):
+        write(tmp_path / ["a", "b"][i % 2] / f"{i:02}.png", image)
+    (tmp_path / "a" / "00.png").write_bytes(b"broken")
+    cut = (tmp_path / "b" / "03.png").read_bytes()[:-30]
+    (tmp_path / "b" / "03.png").write_bytes(cut)
+    write(tmp_path / "b" / "05.png", np.full((4, 5), 4000, np.uint16))  # clipped, would PIL read it
+    with pytest.warns(UserWarning, match="Skipped 3 unreadable images, first .*00.png") as caught:
+        x, y = load(tmp_path)
+    assert len(caught) == 1 and len(x) == 14
+    assert np.array_equal(y, numbers(x) % 2)  # labels stay with their images
+    with pytest.raises(ValueError) as error:
+        load(os.environ["VAE_ZOO_DATA"])
+    assert one_line(error, "must hold PNG, JPEG, BMP or WebP images")
+
+
+# Names, and TensorFlow Datasets.
+
+
+def test_wrong_splits_and_missing_paths():
+    with pytest.raises(ValueError, match="`split` must be one of .*'validation'.* split='valid'"):
+        load("digits", "valid")
+    for name in ("missing.npz", "./missing", "/missing/folder", ""):
+        with pytest.raises(FileNotFoundError) as error:
+            load(name)
+        assert one_line(error, "`name` must be", repr(name))
+
+
+def test_offline_ends_in_one_line_within_seconds(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    start = time.monotonic()
+    for name in ("cifar10", "no_such_set"):
+        with pytest.raises(ValueError) as error:
+            load(name)
+        assert one_line(error, name, "no network", os.environ["TFDS_DATA_DIR"])
+    with pytest.raises(ValueError, match="did you mean 'digits'"):
+        load("digit")
+    assert time.monotonic() - start < 15
+
+
+def test_without_tensorflow_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError) as error:
+        load("cifar10")
+    assert one_line(error, "cifar10", "pip install 'vae_zoo[tensorflow]'")
+
+
+def test_cached_set_needs_no_tensorflow(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    x = numbered(30)
+    cache = pathlib.Path(os.environ["VAE_ZOO_CACHE"]) / "emnist-letters.npz"
+    np.savez(cache, x_train=x[:20], x_validation=x[20:25], x_test=x[25:])
+    assert np.array_equal(load("emnist/letters", "test")[0], x[25:])
+    cache.unlink()
+
+
+TFDS = pathlib.Path(os.environ.get("TFDS_DATA_DIR") or "nowhere")
+
+
+@pytest.mark.skipif(not (TFDS / "mnist").is_dir(), reason="TFDS_DATA_DIR has no mnist")
+def test_mnist_is_read_once_in_another_process(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(TFDS))
+    monkeypatch.setenv("VAE_ZOO_CACHE", str(tmp_path))
+    parts = splits("mnist")
+    assert [parts[s][0].shape for s in SPLITS] == [(n, 28, 28, 1) for n in (50_000, 10_000, 10_000)]
+    assert parts["train"][1][:10].tolist() == [4, 1, 0, 7, 8, 1, 2, 7, 1, 6]
+    assert np.bincount(parts["test"][1])[:4].tolist() == [980, 1135, 1032, 1010]
+    train = np.concatenate([parts[s][1] for s in ("train", "validation")])
+    assert np.bincount(train)[:4].tolist() == [5923, 6742, 5958, 6131]
+    pixels = [parts[s][0].sum(dtype=np.int64) for s in ("train", "validation")]
+    assert round(sum(pixels) / (60_000 * 784), 3) == 33.318
+    assert [path.name for path in tmp_path.iterdir()] == ["mnist.npz"]
+    monkeypatch.setattr("subprocess.run", None)
+    assert fingerprint(load("mnist", "test")[0]) == fingerprint(parts["test"][0])

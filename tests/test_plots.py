@@ -1,0 +1,338 @@
+"""The pictures, pixel by pixel: what stands where, in which colour, and what is refused."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vae_zoo import plots
+
+RNG = np.random.default_rng(0)
+WHITE = (255, 255, 255)
+
+
+def pixels(path):
+    """The picture as uint8 (height, width, 3)."""
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def block(image, scale):
+    """An image (height, width, channels) of uint8 as it stands in the picture."""
+    return np.broadcast_to(image, (*image.shape[:2], 3)).repeat(scale, 0).repeat(scale, 1)
+
+
+def find(page, part):
+    """The corners (y, x) at which `part` stands in `page`, exactly, from top to bottom."""
+    height, width = part.shape[:2]
+    corners = (page[: -height + 1, : -width + 1] == part[0, 0]).all(-1)
+    corners &= (page[height - 1 :, width - 1 :] == part[-1, -1]).all(-1)
+    return [
+        (y, x)
+        for y, x in np.argwhere(corners).tolist()
+        if (page[y : y + height, x : x + width] == part).all()
+    ]
+
+
+def bytes_image(*shape):
+    return RNG.integers(0, 255, shape).astype("uint8")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_shows_every_image_crisply_and_in_order(tmp_path, channels):
+    images = bytes_image(5, 14, 12, channels)
+    path = plots.image_grid(images, tmp_path / "new" / "grid.png", columns=3)
+    assert path == tmp_path / "new" / "grid.png"
+    corners = [find(pixels(path), block(image, 6)) for image in images]
+    assert all(len(corner) == 1 for corner in corners)
+    (a, b, c, d, e) = (corner[0] for corner in corners)
+    assert a[0] == b[0] == c[0] < d[0] == e[0]
+    assert a[1] == d[1] < b[1] == e[1] < c[1]
+
+
+def test_floats_bytes_booleans_and_missing_channels_give_the_same_picture(tmp_path):
+    images = RNG.integers(0, 2, (4, 8, 8)) == 1
+    same = [
+        images,
+        images[..., None],
+        images * 1.0,
+        images * 9.0 - 4.0,
+        images.astype("uint8") * 255,
+    ]
+    same.append(np.repeat(images[..., None], 3, axis=3).astype("float16"))
+    written = {plots.samples(x, tmp_path / f"{k}.png").read_bytes() for k, x in enumerate(same)}
+    assert len(written) == 1
+
+
+def test_what_is_not_a_number_is_magenta(tmp_path):
+    images = np.zeros((1, 28, 28, 3), "float32")
+    images[0, 5, 6, 2] = np.nan
+    images[0, 0, 0] = np.inf
+    page = pixels(plots.image_grid(images, tmp_path / "nan.png"))
+    magenta = np.argwhere((page == (255, 0, 255)).all(-1))
+    assert magenta.min(0).tolist() == [10 + 15, 10 + 18]  # the margin, then 3 pixels a pixel
+    assert len(magenta) == 9
+    assert (page[10:13, 10:13] == 255).all() and (page[13:16, 10:13] == 0).all()
+
+
+def test_titles_and_captions_are_drawn_literally_around_the_images(tmp_path):
+    images = bytes_image(4, 28, 28, 1)
+    plain = pixels(plots.image_grid(images, tmp_path / "plain.png"))
+    words = pixels(
+        plots.image_grid(
+            images, tmp_path / "t.png", titles=["$5", r"$\wrong$", "a_b", "^"], caption="$x " * 99
+        )
+    )
+    assert words.shape[0] > plain.shape[0]
+    for image in images:
+        (corner,) = find(words, block(image, 3))
+        above = words[corner[0] - 14 : corner[0], corner[1] : corner[1] + 84]
+        assert above.min() < 128  # ink
+    assert words[corner[0] + 84 + 12 :, :].min() < 128
+    with pytest.raises(ValueError, match=r"one string an image \(4\).*3 titles"):
+        plots.image_grid(images, tmp_path / "t.png", titles=["a", "b", "c"])
+
+
+def test_samples_are_nearly_square(tmp_path):
+    page = pixels(plots.samples(bytes_image(30, 16, 16, 3), tmp_path / "samples.png"))
+    assert 1.0 <= page.shape[1] / page.shape[0] <= 1.25
+
+
+def test_reconstructions_stand_below_their_originals(tmp_path):
+    originals, made = bytes_image(13, 28, 28, 1), bytes_image(13, 28, 28, 1)
+    page = pixels(plots.reconstructions(originals / 255.0, made, tmp_path / "r.png", caption="c"))
+    previous = (0, 0)
+    for k in range(13):
+        ((y, x),) = find(page, block(originals[k], 3))
+        ((below, same),) = find(page, block(made[k], 3))
+        assert same == x and 84 < below - y < 95
+        if k % 10:
+            assert y == previous[0] and x > previous[1]
+        else:  # a new pair of rows, with words at the left of both
+            assert y > previous[0] + 84 or k == 0
+            assert page[y : y + 84, : x - 2].min() < 128
+            assert page[below : below + 84, : x - 2].min() < 128
+        previous = (y, x)
+    with pytest.raises(ValueError, match=r"same shape.*\(13, 28, 28\) and \(12, 28, 28\)"):
+        plots.reconstructions(originals, made[:12], tmp_path / "r.png")
+
+
+def test_an_interpolation_is_a_row(tmp_path):
+    images = bytes_image(2, 5, 10, 14, 3)
+    page = pixels(plots.interpolations(images, tmp_path / "i.png"))
+    for row in images:
+        corners = [find(page, block(image, 6)) for image in row]
+        assert all(len(corner) == 1 for corner in corners)
+        assert len({corner[0][0] for corner in corners}) == 1
+        assert corners == sorted(corners, key=lambda corner: corner[0][1])
+    with pytest.raises(ValueError, match=r"\(rows, steps.*\(5, 10, 14, 3\)"):
+        plots.interpolations(images[0], tmp_path / "i.png")
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((2, 8, 8, 2)), r"shape=\(2, 8, 8, 2\)"),
+        (np.zeros((8, 8)), r"shape=\(8, 8\)"),
+        (np.zeros((0, 8, 8, 1)), r"shape=\(0, 8, 8, 1\)"),
+        (np.zeros((2, 8, 8, 1), int), "dtype=int64"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(tmp_path, images, words):
+    with pytest.raises(ValueError, match=words):
+        plots.image_grid(images, tmp_path / "x.png")
+    assert os.listdir(tmp_path) == []
+
+
+# === The latent grid ===
+
+
+def test_the_latent_grid_has_z1_to_the_right_and_z2_upwards(tmp_path):
+    asked = []
+
+    def decode(z):
+        asked.append(z)
+        colour = np.stack([0 * z[:, 0], (z[:, 0] + 2) / 4, (z[:, 1] + 2) / 4], axis=1)
+        return np.tile(colour[:, None, None, :], (1, 6, 6, 1))
+
+    page = pixels(plots.latent_grid(decode, tmp_path / "g.png", limit=2.0, steps=5)).astype(int)
+    (z,) = asked
+    assert z.shape == (25, 2) and z.dtype == np.float32
+    assert sorted(map(tuple, z.tolist())) == [(a, b) for a in range(-2, 3) for b in range(-2, 3)]
+    inside = (page[..., 0] == 0) & (page[..., 1:].max(-1) > 0)
+    ys, xs = np.where(inside)
+    height, width = ys.max() - ys.min(), xs.max() - xs.min()
+    for row in range(5):
+        for column in range(5):
+            y = ys.min() + round((row + 0.5) * height / 5)
+            x = xs.min() + round((column + 0.5) * width / 5)
+            expected = [0, column / 4 * 255, (4 - row) / 4 * 255]
+            assert np.abs(page[y, x] - expected).max() < 2
+
+
+def test_the_pixels_of_the_latent_grid_stay_sharp(tmp_path):
+    images = bytes_image(4, 18, 18, 3)
+    page = pixels(plots.latent_grid(lambda z: images, tmp_path / "g.png", steps=2))
+    # Away from the frame: it is drawn over the outermost pixels.
+    for image in images:
+        assert len(find(page, block(image[2:-2, 2:-2], 20))) == 1
+
+
+def test_a_latent_grid_refuses_what_it_cannot_draw(tmp_path):
+    with pytest.raises(ValueError, match="must return 9 images. Received: 1"):
+        plots.latent_grid(lambda z: np.zeros((1, 4, 4, 1)), tmp_path / "g.png", steps=3)
+    with pytest.raises(ValueError, match="steps=1"):
+        plots.latent_grid(None, tmp_path / "g.png", steps=1)
+
+
+# === Curves and clouds ===
+
+
+def colour_of(name):
+    return tuple(int(name[k : k + 2], 16) for k in (1, 3, 5))
+
+
+def where(page, name):
+    """The pixels (y, x) drawn in exactly one colour, given as hex."""
+    return np.argwhere((page == colour_of(name)).all(-1))
+
+
+def test_curves_have_one_panel_a_term_and_both_sets_in_it(tmp_path):
+    falling = np.linspace(200.0, 100.0, 30)
+    history = {"loss": falling, "kl": falling[::-1], "skipped": np.zeros(30)}
+    history |= {"val_loss": falling + 20, "val_skipped": np.zeros(30)}
+    page = pixels(plots.curves(history, tmp_path / "c.png"))
+    assert page.shape == (280, 760, 3)  # two panels, none for what was never skipped
+    left, right = page[:, :380], page[:, 380:]
+    below, above = where(left, plots.TRAINING), where(left, plots.VALIDATION)
+    assert below.size and above.size and below[:, 0].mean() > above[:, 0].mean()
+    rising = where(right, plots.TRAINING)
+    assert not where(right, plots.VALIDATION).size
+    assert rising[rising[:, 1].argmin(), 0] > rising[rising[:, 1].argmax(), 0]
+    assert below[below[:, 1] < 200, 0].mean() < below[below[:, 1] > 200, 0].mean()
+
+    history["skipped"] = np.eye(30)[3]
+    assert pixels(plots.curves(history, tmp_path / "c.png")).shape == (280, 1140, 3)
+
+
+def test_equal_curves_are_equal_bytes_and_units_are_drawn(tmp_path):
+    history = {"loss": [3.0, 2.0, 1.0]}
+    first = plots.curves(history, tmp_path / "a.png").read_bytes()
+    assert plots.curves(history, tmp_path / "b.png").read_bytes() == first
+    assert plots.curves(history, tmp_path / "b.png", {"loss": "nats"}).read_bytes() == first
+    assert plots.curves(history, tmp_path / "b.png", {"loss": "bits"}).read_bytes() != first
+
+
+def test_curves_show_single_epochs_and_say_what_is_not_finite(tmp_path):
+    one = pixels(plots.curves({"loss": [3.0]}, tmp_path / "one.png"))
+    assert len(where(one, plots.TRAINING)) > 3
+    values = [5.0, np.nan, 4.0, np.inf, 3.0]
+    gaps = pixels(plots.curves({"loss": values, "val_loss": [np.nan] * 5}, tmp_path / "gaps.png"))
+    assert len(where(gaps, plots.TRAINING)) > 3
+    assert len(where(gaps, "#b00020")) > 3
+    assert not len(where(one, "#b00020"))
+    with pytest.raises(ValueError, match=r"at least one epoch. Received: \['loss'\]"):
+        plots.curves({"loss": []}, tmp_path / "none.png")
+
+
+def test_a_validation_every_other_epoch_is_spread_over_all(tmp_path):
+    history = {"loss": np.arange(40.0), "val_loss": np.arange(20.0) * 2 + 1}
+    page = pixels(plots.curves(history, tmp_path / "c.png"))
+    # The two lines coincide then, and the one drawn last covers the other but for its first epoch.
+    assert len(where(page, plots.VALIDATION)) > 10 * len(where(page, plots.TRAINING))
+
+
+def test_the_scatter_puts_classes_where_they_are(tmp_path):
+    z = RNG.normal(size=(400, 2)) * 0.1
+    y = np.arange(400) % 2
+    z[:, 0] += np.where(y == 1, 5.0, -5.0)
+    z[:, 1] += np.where(y == 1, 5.0, -5.0)
+    page = pixels(plots.latent_scatter(z, y, tmp_path / "s.png")).astype(int)[:, :600]
+    blue, orange = (
+        np.argwhere(np.abs(page - colour_of(name)).sum(-1) < 60) for name in ("#1f77b4", "#ff7f0e")
+    )
+    assert blue[:, 0].mean() > orange[:, 0].mean() + 100  # lower in the picture
+    assert blue[:, 1].mean() < orange[:, 1].mean() - 100
+    apart = orange.mean(0) - blue.mean(0)
+    assert abs(apart[0] + apart[1]) < 5  # one unit is as long upwards as sideways
+
+
+def test_more_dimensions_are_drawn_by_their_principal_components(tmp_path):
+    # All variance lies along one direction of the eight: across the picture, none upwards.
+    z = np.linspace(-3, 3, 300)[:, None] * RNG.normal(size=(1, 8))
+    page = pixels(plots.latent_scatter(z, None, tmp_path / "s.png"))
+    ys, xs = np.where(page[:540, 80:].max(-1).astype(int) - page[:540, 80:].min(-1) > 60)
+    assert xs.max() - xs.min() > 400 and ys.max() - ys.min() < 20
+    _, names = plots._plane(z)
+    assert names[0] == "principal component 1 (100 % of the variance)"
+    assert names[1] == "principal component 2 (0 % of the variance)"
+
+
+def test_one_dimension_is_a_histogram(tmp_path):
+    z = np.repeat([[0.0], [10.0]], [300, 100], axis=0)
+    page = pixels(plots.latent_scatter(z, z[:, 0].astype(int), tmp_path / "h.png"))[:, :620]
+    tall, short = where(page, "#1f77b4"), where(page, "#ff7f0e")
+    assert tall[:, 1].max() < short[:, 1].min()
+    assert np.ptp(tall[:, 0]) / np.ptp(short[:, 0]) == pytest.approx(3, rel=0.03)
+
+
+@pytest.mark.parametrize("classes", [3, 15, 40])
+def test_every_class_has_a_colour_of_its_own(tmp_path, classes):
+    labels = np.arange(classes) * 3 + 1
+    assert len(set(plots._class_colours(labels))) == classes
+    z = RNG.normal(size=(2 * classes, 2))
+    page = pixels(plots.latent_scatter(z, np.tile(labels, 2), tmp_path / "s.png"))
+    assert page[:, 650:].min() < 200  # the key at the right
+
+
+def test_the_scatter_refuses_what_it_cannot_draw(tmp_path):
+    z = np.zeros((3, 2))
+    for arguments, words in [
+        ((np.zeros(3), None), r"\(n, d\). Received: shape=\(3,\)"),
+        ((z, np.zeros(4, int)), r"3 integer labels. Received: shape=\(4,\)"),
+        ((z, np.zeros(3)), "dtype=float64"),
+        ((z * np.nan, None), "finite. Received: 6"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            plots.latent_scatter(*arguments, tmp_path / "s.png")
+    assert os.listdir(tmp_path) == []
+
+
+# === All of them ===
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    path = plots.samples(bytes_image(4, 8, 8), tmp_path / "samples.png")
+    before = path.read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plots.samples(bytes_image(4, 8, 8), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["samples.png"]
+
+
+def test_drawing_needs_no_pyplot_and_importing_no_matplotlib(tmp_path):
+    """In a process of its own, with `plots` and `cli` without the rest of the package."""
+    code = f"""
+import sys, types
+package = types.ModuleType("vae_zoo")
+package.__path__ = [{os.path.dirname(plots.__file__)!r}]
+sys.modules["vae_zoo"] = package
+from vae_zoo import plots
+heavy = {{"matplotlib", "sklearn", "keras"}} & set(sys.modules)
+plots.curves({{"loss": [1.0]}}, {str(tmp_path / "c.png")!r})
+print(heavy, "matplotlib.pyplot" in sys.modules, "keras" in sys.modules)
+"""
+    environment = os.environ | {"MPLBACKEND": "tkagg", "DISPLAY": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert (done.stdout, done.returncode) == ("set() False False\n", 0), done.stderr

@@ -1,0 +1,620 @@
+"""The seam: what a model family writes, and the one step that trains it on three engines.
+
+`Trainable` has the step, the noise and saving. `LatentModel` adds an encoder and a decoder;
+`BaseVAE` adds the bound on log p(x): importance weights, a prior, sampling.
+"""
+
+import contextlib
+import os
+import pathlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from vae_zoo import backend
+
+EVALUATION_SEED = 1_000_003  # evaluation draws the same noise each time, so that it is repeatable
+PATIENCE = 50  # updates skipped in a row after which training is given up
+
+
+def restore(value):
+    """The object behind its serialised form (a dict with a class name); anything else as it is."""
+    if isinstance(value, dict) and "class_name" in value:
+        return keras.saving.deserialize_keras_object(value)
+    return value
+
+
+class Trainable(keras.Model):
+    """A model trained by minimising `objective(x, y, training)["loss"]`.
+
+    A family writes `__init__` (every weight exists when it returns), `get_config`, `call`,
+    `objective`, and `update_state` where it has state that no gradient trains.
+
+    One step: objective, gradient, norm, then the update (clipped by the optimizer's
+    `global_clipnorm`), or none where the gradient is not finite or its norm is above
+    `skip_threshold`; then `update_state` and the metrics, under the same condition. A skipped step
+    changes no variable but the noise state and the count `skipped` in the logs.
+
+    Args:
+        seed: int, of all noise; None draws one. Initial weights follow
+            `keras.utils.set_random_seed`.
+        skip_threshold: float, norm of the gradient (after unscaling, before clipping) above which an
+            update is skipped; None skips only what is not finite.
+    """
+
+    logged = ()
+
+    def __init__(self, seed=None, skip_threshold=None, logged=None, **kwargs):
+        super().__init__(**kwargs)
+        self.built = True  # a family creates every weight in its __init__
+        if skip_threshold is not None and not skip_threshold > 0:
+            raise ValueError(f"`skip_threshold` must be positive. Received: {skip_threshold}")
+        self.seed, self.skip_threshold = seed, skip_threshold
+        # On PyTorch Keras seeds a draw by the sum of seed and counter, so near seeds would give
+        # shifted copies of one stream: spread them.
+        spread = np.random.SeedSequence(seed).generate_state(1)[0] >> 2
+        self.noise = keras.random.SeedGenerator(int(spread))
+        self.means = Means(("loss", *(self.logged if logged is None else logged)))
+
+    def objective(self, x, y=None, training=False):
+        """What is minimised, and what is logged.
+
+        Args:
+            x, y: one batch, as `prepare` returns it; `y` is None without labels.
+            training: False gives the honest bound: no weights on terms, nothing coupled.
+
+        Returns:
+            dict of float32 (batch,) tensors in nats per example: "loss", every name in `logged`,
+            and what else `update_state` wants to see.
+        """
+        raise NotImplementedError
+
+    def update_state(self, outputs, weights, training):
+        """Assigns state that no gradient trains, from what `objective` returned.
+
+        Args:
+            outputs: dict, what `objective` returned, cut from the graph.
+            weights: float32 (batch,), sample weights; rows of weight 0 do not count.
+            training: bool.
+        """
+
+    def prepare(self, x):
+        """Data as the user gave it -> data as `objective` takes it, on the device."""
+        return x
+
+    def check_data(self, x):
+        """Raises `ValueError` where arrays given to `fit` or `evaluate` cannot be right."""
+
+    # === Noise ===
+
+    def draw(self, shape, distribution="normal"):
+        """All noise of all families: float32 of the given shape, N(0, 1) or "uniform" in [0, 1)."""
+        source = self.__dict__.get("_stateless_noise") or self.noise
+        return getattr(keras.random, distribution)(shape, seed=source)
+
+    @contextlib.contextmanager
+    def noise_from(self, seed, counter=0):
+        """Context in which `draw` is a function of `seed` and `counter`, and moves no state."""
+        # Not by attribute assignment: Keras would track it as the model's own state.
+        self.__dict__["_stateless_noise"] = _StatelessNoise(seed, counter, self.noise.state.dtype)
+        try:
+            yield
+        finally:
+            del self.__dict__["_stateless_noise"]
+
+    # === The step ===
+
+    def train_step(self, *args):
+        return backend.stateful(
+            self._train_on_batch,
+            args,
+            self.trainable_variables,
+            self.non_trainable_variables,
+            self.optimizer.variables,
+            self.metrics_variables,
+        )
+
+    def test_step(self, *args):
+        return backend.stateful(
+            self._test_on_batch,
+            args,
+            self.trainable_variables,
+            self.non_trainable_variables,
+            self.metrics_variables,
+        )
+
+    def _train_on_batch(self, data):
+        x, y, weights = self._unpack(data)
+        optimizer, variables = self.optimizer, self.trainable_variables
+
+        def loss_and_outputs():
+            outputs = self._checked(self.objective(self.prepare(x), y, training=True))
+            outputs["loss"] = outputs["loss"] + sum(self.losses)  # regularisers of the layers
+            loss = ops.sum(weights * outputs["loss"]) / ops.sum(weights)
+            return optimizer.scale_loss(loss), outputs
+
+        # The noise state moves on; everything else comes back after a bad batch.
+        with backend.unchanged_unless(None, self.non_trainable_weights) as state:
+            outputs, gradients = backend.value_and_gradients(
+                loss_and_outputs, variables, [*self.non_trainable_variables, *optimizer.variables]
+            )
+            scaled = hasattr(optimizer, "dynamic_scale")
+            norm = backend.global_norm(gradients) / (optimizer.dynamic_scale if scaled else 1.0)
+            accepted = ops.isfinite(norm)
+            # A loss-scaling optimizer must see every overflow, or its scale would never fall.
+            apply = True if scaled else accepted
+            if self.skip_threshold is not None:
+                accepted = ops.logical_and(accepted, norm <= self.skip_threshold)
+                apply = ops.logical_not(norm > self.skip_threshold) if scaled else accepted
+                if scaled:
+                    apply = ops.logical_or(apply, ops.logical_not(ops.isfinite(norm)))
+            state.accept = accepted
+            backend.apply_gradients(optimizer, gradients, variables, apply)
+            self.update_state(outputs, weights, training=True)
+        self.means.update_state(outputs, weights, accepted)
+        return self.get_metrics_result()
+
+    def _test_on_batch(self, data):
+        x, y, weights = self._unpack(data)
+        # The number of examples seen so far makes the noise of each batch its own.
+        with self.noise_from(EVALUATION_SEED, self.means.weight):
+            outputs = self._checked(self.objective(self.prepare(x), y, training=False))
+        self.update_state(outputs, weights, training=False)
+        self.means.update_state(outputs, weights)
+        logs = self.get_metrics_result()
+        del logs["skipped"]
+        return logs
+
+    def _unpack(self, data):
+        data = keras.tree.map_structure(ops.convert_to_tensor, data, none_is_leaf=False)
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        if weights is None:
+            weights = ops.ones(ops.shape(keras.tree.flatten(x)[0])[:1])
+        return x, y, ops.cast(weights, "float32")
+
+    def _checked(self, outputs):
+        missing = set(self.means.names) - set(outputs)
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__}.objective() must return {sorted(self.means.names)}. "
+                f"Missing: {sorted(missing)}"
+            )
+        return dict(outputs)
+
+    @property
+    def metrics(self):
+        return [self.means]
+
+    # === Training and evaluating ===
+
+    def compile(
+        self,
+        optimizer="adam",
+        jit_compile="auto",
+        run_eagerly=False,
+        steps_per_execution=1,
+        auto_scale_loss=True,
+    ):
+        """Keras's `compile`, without `loss` and `metrics`: the family's objective is the loss."""
+        super().compile(
+            optimizer=optimizer,
+            jit_compile=jit_compile,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            auto_scale_loss=auto_scale_loss,
+        )
+
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+    ):
+        """Keras's `fit`: `fit(x)`, with `y` where the family takes labels.
+
+        Raises:
+            ValueError: if data cannot be right, or `sample_weight` comes without `y` (Keras would
+                drop it).
+            RuntimeError: if no update is made for long, since every gradient is refused.
+        """
+        self._check_arguments(x, y, kwargs.get("sample_weight"))
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = [*_as_list(callbacks), GiveUpWhenAllSkipped()]
+        try:
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        finally:
+            if self.optimizer is not None and self.optimizer.use_ema:
+                backend.own_buffers(self.optimizer.variables)
+
+    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
+        """Keras's `evaluate`; works on a model that was never compiled too."""
+        self._check_arguments(x, y, sample_weight)
+        if self.compiled:
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+        self.compile("sgd")
+        try:
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+        finally:
+            self.compiled, self.optimizer = False, None
+
+    def _check_arguments(self, x, y, sample_weight):
+        if sample_weight is not None and y is None:
+            raise ValueError(
+                "`sample_weight` needs `y`: Keras drops weights that come without it. Pass labels "
+                "(any array of the same length where the model takes none) or a dataset of (x, y, w)."
+            )
+        self.check_data(x)
+
+    # === Saving ===
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Keras's `save`, but whole or not at all: a file half written never replaces a good one."""
+        path = pathlib.Path(filepath)
+        if path.suffix != ".keras":
+            raise ValueError(f"`filepath` must end in .keras. Received: {filepath}")
+        if path.exists() and not overwrite:
+            raise ValueError(f"{path} exists; pass overwrite=True to replace it.")
+        partial = path.with_name(f".{path.stem}.{os.getpid()}.keras")
+        try:
+            super().save(partial, **kwargs)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def get_config(self):
+        config = {"seed": self.seed, "skip_threshold": self.skip_threshold}
+        return {**super().get_config(), **config}
+
+    def get_compile_config(self):
+        # How a step is compiled is the business of the backend that runs it, not of the file.
+        return _portable({"optimizer": super().get_compile_config()["optimizer"]})
+
+    def compile_from_config(self, config):
+        self.compile(keras.saving.deserialize_keras_object(_portable(config)["optimizer"]))
+        self.optimizer.build(self.trainable_variables)
+
+    def _noise_states(self):
+        return [v for v in self.variables if v.path.endswith("seed_generator_state")]
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        states = [ops.convert_to_numpy(v) for v in self._noise_states()]
+        store["noise"] = np.stack(states).astype("int64")  # Keras leaves it out
+
+    def load_own_variables(self, store):
+        store = {key: store[key] for key in store.keys()}
+        states = np.asarray(store.pop("noise", []))
+        super().load_own_variables(store)
+        for variable, state in zip(self._noise_states(), states):
+            variable.assign(state)
+
+
+def _portable(config):
+    """A compile config that any backend can read: PyTorch's own optimizer classes become Keras's."""
+    if not isinstance(config, dict):
+        return config
+    config = {key: _portable(value) for key, value in config.items()}
+    module = str(config.get("module"))
+    if module.startswith("keras.src.backend.") and ".optimizers." in module:
+        config.update(module="keras.optimizers", registered_name=None)
+    return config
+
+
+def _as_list(callbacks):
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks] * bool(callbacks)
+
+
+class _StatelessNoise(keras.random.SeedGenerator):
+    """Seeds that are functions of (seed, counter, number of draws so far); holds no variable."""
+
+    def __init__(self, seed, counter, dtype):
+        # 4096 draws of one objective before two counters meet.
+        self.base = [ops.cast(seed, dtype), ops.cast(ops.cast(counter, "int32") * 4096, dtype)]
+        self.draws, self.dtype = 0, dtype
+
+    def next(self, ordered=True):
+        self.draws += 1
+        return ops.stack([self.base[0], self.base[1] + ops.cast(self.draws, self.dtype)])
+
+
+class Means(keras.metrics.Metric):
+    """Weighted means over all examples of several named terms, and the number of skipped updates.
+
+    One metric with one state vector instead of one metric a term: a step costs less.
+    """
+
+    def __init__(self, names):
+        super().__init__(name="means", dtype="float32")
+        self.names = tuple(names)
+        self.totals = self.add_variable((len(self.names),), "zeros", name="totals")
+        self.weight = self.add_variable((), "zeros", name="weight")
+        self.skipped = self.add_variable((), "zeros", name="skipped")
+
+    def update_state(self, outputs, weights, accepted=True):
+        accepted = ops.cast(accepted, "float32")
+        weights = weights * accepted
+        terms = ops.stack([outputs[name] for name in self.names])
+        # A refused batch may hold NaN, which 0 would not silence.
+        terms = ops.where(weights > 0, terms, 0.0)
+        self.totals.assign_add(ops.sum(weights * terms, axis=1))
+        self.weight.assign_add(ops.sum(weights))
+        self.skipped.assign_add(1.0 - accepted)
+
+    def result(self):
+        means = self.totals / self.weight
+        return {**dict(zip(self.names, ops.unstack(means))), "skipped": self.skipped * 1.0}
+
+
+class GiveUpWhenAllSkipped(keras.callbacks.Callback):
+    """Ends training with a clear error when the last `PATIENCE` updates were all skipped.
+
+    Looks at the logs at doubling batch numbers and at the end of an epoch only, so that it costs no
+    synchronisation with the device.
+    """
+
+    def on_train_begin(self, logs=None):
+        self.before = 0  # updates skipped in a row when the epoch began
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.steps = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps = batch + 1
+        if self.steps >= PATIENCE and self.steps & (self.steps - 1) == 0:
+            self._check(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        skipped_all = self._check(logs)
+        self.before = self.before + self.steps if skipped_all else 0
+
+    def _check(self, logs):
+        skipped_all = float(logs["skipped"]) >= self.steps > 0
+        in_a_row = self.before + self.steps
+        if skipped_all and in_a_row >= PATIENCE:
+            raise RuntimeError(
+                f"The last {in_a_row} updates were all skipped: the gradient is not finite, or its "
+                f"norm is above skip_threshold={self.model.skip_threshold}. Look for NaN in the "
+                "data, lower the learning rate, or raise the threshold."
+            )
+        return skipped_all
+
+
+class LatentModel(Trainable):
+    """A `Trainable` with `encoder` and `decoder`, two Keras models, over images.
+
+    `infer(x)` and `generate(z)` are what families write: latents of images and images of latents,
+    as tensors, inside a graph. `encode`, `decode` and `interpolate` run them over NumPy arrays of
+    any length, compiled, batch by batch.
+    """
+
+    def __init__(self, encoder, decoder, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder, self.decoder = restore(encoder), restore(decoder)
+        self.image_shape = tuple(self.encoder.input_shape[1:])
+        self.latent_shape = tuple(self.decoder.input_shape[1:])
+
+    def infer(self, x):
+        """Images (batch, *image_shape) in [0, 1] -> latents (batch, *latent_shape)."""
+        raise NotImplementedError
+
+    def generate(self, z):
+        """Latents (batch, *latent_shape) -> images (batch, *image_shape)."""
+        raise NotImplementedError
+
+    def call(self, x):
+        return self.generate(self.infer(self.images(x)))
+
+    def images(self, x):
+        """float32 images in [0, 1] from float, bool or uint8 ones (0..255).
+
+        Raises:
+            ValueError: if the shape or the type is wrong.
+        """
+        shape, dtype = tuple(x.shape), keras.backend.standardize_dtype(x.dtype)
+        if len(shape) != 4 or shape[1:] != self.image_shape:
+            raise ValueError(
+                f"{type(self).__name__} takes images of shape (batch, *{self.image_shape}). "
+                f"Received: shape={shape}"
+            )
+        if dtype == "uint8":
+            return ops.cast(x, "float32") / 255.0
+        if not (dtype == "bool" or "float" in dtype):
+            raise ValueError(
+                f"Images must be uint8 in 0..255 or float in [0, 1]. Received: dtype={dtype}"
+            )
+        return ops.cast(x, "float32")
+
+    def prepare(self, x):
+        return self.images(x)
+
+    def check_data(self, x):
+        if isinstance(x, np.ndarray):
+            self.images(x[:0])
+            if x.dtype.kind == "f" and ((x < 0).any() or (x > 1).any()):
+                raise ValueError(
+                    "Float images must lie in [0, 1] (divide by 255, or pass uint8). "
+                    f"Received: values in [{np.nanmin(x):g}, {np.nanmax(x):g}]"
+                )
+
+    def encode(self, x, batch_size=256):
+        """Latents of images: NumPy (n, *image_shape) -> NumPy (n, *latent_shape), the posterior
+        means where the posterior has one."""
+        return self.run("infer", lambda x: self.infer(self.images(x)), x, batch_size=batch_size)
+
+    def decode(self, z, batch_size=256):
+        """Images of latents: NumPy (n, *latent_shape) -> NumPy (n, *image_shape) in [0, 1].
+
+        Raises:
+            ValueError: if the shape is wrong.
+        """
+        if np.shape(z)[1:] != self.latent_shape:
+            raise ValueError(
+                f"{type(self).__name__} takes latents of shape (batch, *{self.latent_shape}). "
+                f"Received: shape={np.shape(z)}"
+            )
+        return self.run("generate", self.generate, np.asarray(z, "float32"), batch_size=batch_size)
+
+    def interpolate(self, start, end, steps=10):
+        """Images on the straight lines between the latents of two sets of images.
+
+        Args:
+            start, end: images (n, *image_shape).
+            steps: int, images on a line, both ends included.
+
+        Returns:
+            NumPy (n, steps, *image_shape).
+        """
+        first, last = self.encode(start)[:, None], self.encode(end)[:, None]
+        t = np.linspace(0, 1, steps, dtype="float32").reshape(1, steps, *[1] * len(self.latent_shape))
+        lines = (1 - t) * first + t * last
+        images = self.decode(lines.reshape(-1, *self.latent_shape))
+        return images.reshape(len(lines), steps, *self.image_shape)
+
+    def run(self, name, function, *arrays, batch_size=256):
+        """Runs `function(*tensors)` compiled, batch by batch, over the first axis of NumPy arrays.
+
+        The last batch is filled up by repetition, so that one shape is compiled and no more; `name`
+        is what the compiled function is remembered by.
+        """
+        function = self._compiled(name, function)
+        n = len(arrays[0])
+        if n == 0:
+            raise ValueError("At least one example is needed. Received: an empty array")
+        results = []
+        for start in range(0, n, batch_size):
+            rows = np.minimum(np.arange(start, start + min(batch_size, n)), n - 1)
+            results.append(function(*[np.asarray(a[rows]) for a in arrays]))
+        return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:n], *results)
+
+    def _compiled(self, name, function):
+        cache = self.__dict__.setdefault("_compiled_functions", {})
+        if name not in cache:
+            cache[name] = backend.compiled(function, self)
+        return cache[name]
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        config = {"encoder": serialize(self.encoder), "decoder": serialize(self.decoder)}
+        return {**super().get_config(), **config}
+
+
+class BaseVAE(LatentModel):
+    """A `LatentModel` with a likelihood p(x|z), a prior p(z) and a bound on log p(x).
+
+    Families write `objective` with `"elbo"` among the logged terms, and `log_weights`. Families set
+    `self.likelihood` and `self.prior` in `__init__`.
+    """
+
+    def log_weights(self, x, y=None, num_samples=1):
+        """log p(x, z) - log q(z|x) of `num_samples` reparametrised draws z ~ q(z|x).
+
+        Args:
+            x: float32 (batch, *image_shape), as `prepare` returns it.
+            y: labels or None.
+            num_samples: int.
+
+        Returns:
+            float32 (num_samples, batch), nats.
+        """
+        raise NotImplementedError
+
+    def prepare(self, x):
+        """Images as the likelihood sees them: grey levels become bits for a Bernoulli one."""
+        x = self.images(x)
+        if self.likelihood.binary:  # changes nothing on 0/1 data
+            x = ops.cast(self.draw(ops.shape(x), "uniform") < x, "float32")
+        return x
+
+    def log_likelihood(self, x, y=None, num_samples=1000, batch_size=50, seed=0, progress=None):
+        """Importance-weighted bound on log p(x), which grows to log p(x) with `num_samples` = k.
+
+        L_k = log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x)
+
+        Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519, eq. 8. Computed in chunks of 50
+        samples; the log-sum-exp is taken in float32 within a chunk, in float64 over chunks.
+
+        Args:
+            x: images (n, *image_shape); grey levels become bits once where the likelihood is
+                Bernoulli (fixed test bits are better: they can be named).
+            y: labels or None.
+            num_samples: int, k.
+            batch_size: int, images at a time.
+            seed: int; equal seeds give equal numbers.
+            progress: wraps the iterable of batches, `tqdm.tqdm` say.
+
+        Returns:
+            NumPy float64 (n,), nats.
+        """
+        if num_samples < 1:
+            raise ValueError(f"`num_samples` must be at least 1. Received: {num_samples}")
+        chunks = [min(50, num_samples - start) for start in range(0, num_samples, 50)]
+        x = np.asarray(x)
+        self.check_data(x)
+        arrays = [x] if y is None else [x, np.asarray(y)]
+        batches = range(0, len(x), batch_size)
+        bounds = []
+        for start in batches if progress is None else progress(batches):
+            # The last batch is filled up by repetition: one shape, compiled once.
+            rows = np.minimum(np.arange(start, start + min(batch_size, len(x))), len(x) - 1)
+            parts = [a[rows] for a in arrays]
+            parts[0] = self._compiled("prepare", self._prepare_with_seed)(
+                parts[0], np.int32(seed), np.int32(start)
+            )
+            sums = [
+                self._compiled(f"log_weights_{size}", self._sum_of_weights(size))(
+                    np.int32(seed + 1), np.int32(start // batch_size * len(chunks) + i), *parts
+                )
+                for i, size in enumerate(chunks)
+            ]
+            bounds.append(np.logaddexp.reduce(np.float64(sums), axis=0) - np.log(num_samples))
+        return np.concatenate(bounds)[: len(x)]
+
+    def _prepare_with_seed(self, x, seed, counter):
+        with self.noise_from(seed, counter):
+            return self.prepare(x)
+
+    def _sum_of_weights(self, num_samples):
+        def log_sum(seed, counter, x, y=None):
+            with self.noise_from(seed, counter):
+                return ops.logsumexp(self.log_weights(x, y, num_samples), axis=0)
+
+        return log_sum
+
+    def sample(self, n, seed=None, pixels=False, batch_size=256):
+        """New images: z ~ p(z), then the mean of p(x|z).
+
+        Args:
+            n: int.
+            seed: int; None draws one.
+            pixels: True draws x ~ p(x|z) instead of taking its mean.
+            batch_size: int, images at a time.
+
+        Returns:
+            NumPy float32 (n, *image_shape) in data space.
+        """
+        seed = int(np.random.randint(2**31 - 1) if seed is None else seed)
+        source = keras.random.SeedGenerator(int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2))
+        z = ops.convert_to_numpy(self.prior.sample(n, seed=source))
+        if not pixels:
+            return self.decode(z, batch_size)
+
+        def draw_pixels(z, seeds, rows):
+            with self.noise_from(seeds[0], rows[0]):
+                return self.likelihood.sample(self.decoder(z), self.image_shape[-1], self.draw)
+
+        rows = np.arange(n, dtype="int32")
+        return self.run("pixels", draw_pixels, z, 0 * rows + seed, rows, batch_size=batch_size)
+
+    def with_prior(self, prior):
+        """A new model, equal but for its prior; one `.keras` file holds both.
+
+        Args:
+            prior: anything with `log_prob(z)` and `sample(n, seed=…)`, serialisable by Keras. A
+                layer's weights are frozen.
+        """
+        if hasattr(prior, "trainable"):
+            prior.trainable = False
+        new = type(self).from_config({**self.get_config(), "prior": prior})
+        own = {id(v) for model in (self, new) for v in getattr(model.prior, "variables", ())}
+        pairs = zip(*([v for v in m.variables if id(v) not in own] for m in (self, new)))
+        for old_variable, new_variable in pairs:
+            new_variable.assign(old_variable)
+        return new

@@ -1,0 +1,206 @@
+"""Encoders and decoders: shape in, built Keras model out.
+
+An encoder maps images (batch, height, width, channels) to one or more heads of one shape, such as
+`z_mean` and `z_log_var`; a decoder maps latents to likelihood parameters (batch, height, width,
+`num_parameters`). Heads compute in float32 under any precision policy, since densities need it.
+"""
+
+from functools import partial
+
+import keras
+from keras import layers, ops
+
+LARGEST = 2**16  # a layer size above this is a mistake or an attack, never a wish
+
+
+def check_sizes(**sizes):
+    """Raises `ValueError` unless every value is a positive int, or a tuple of them, of sane size."""
+    for name, value in sizes.items():
+        for size in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= LARGEST:
+                raise ValueError(f"`{name}` must be in 1..{LARGEST}. Received: {name}={value!r}")
+
+
+def check_image_shape(image_shape):
+    """The image shape as a tuple (height, width, channels); `ValueError` if it is none."""
+    if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
+        raise ValueError(
+            "`image_shape` must be (height, width, channels). "
+            f"Received: image_shape={image_shape!r}"
+        )
+    check_sizes(image_shape=image_shape)
+    return tuple(image_shape)
+
+
+def _nonlinear(layer, units, activation, dtype, **kwargs):
+    """`activation(layer(units)(x))`; "gated" multiplies by a sigmoid gate of its own.
+
+    Gated units: Dauphin et al. 2017, arXiv:1612.08083, eq. 1, as in the VAEs of Tomczak and
+    Welling 2018, arXiv:1705.07120.
+    """
+    if activation != "gated":
+        return layer(units, activation=activation, dtype=dtype, **kwargs)
+    both = layer(2 * units, dtype=dtype, **kwargs)
+    return lambda x: ops.glu(both(x))
+
+
+def _model(inputs, outputs, name):
+    return keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs, name=name)
+
+
+def mlp_encoder(image_shape, latent_dim, hidden, activation, heads=("z_mean", "z_log_var"), dtype=None):
+    """Fully connected encoder: images -> one (batch, latent_dim) tensor a head.
+
+    Args:
+        image_shape: (height, width, channels).
+        latent_dim: int.
+        hidden: ints, widths of the hidden layers, from the image on.
+        activation: a Keras activation, or "gated".
+        heads: names of the outputs.
+        dtype: precision policy of the layers.
+    """
+    check_sizes(latent_dim=latent_dim, hidden=hidden)
+    inputs = keras.Input(check_image_shape(image_shape), name="image")
+    x = layers.Flatten(dtype=dtype)(inputs)
+    for units in hidden:
+        x = _nonlinear(layers.Dense, units, activation, dtype)(x)
+    outputs = [layers.Dense(latent_dim, dtype="float32", name=head)(x) for head in heads]
+    return _model(inputs, outputs, "encoder")
+
+
+def mlp_decoder(latent_dim, image_shape, num_parameters, hidden, activation, dtype=None):
+    """Fully connected decoder: (batch, latent_dim) -> (batch, height, width, num_parameters).
+
+    Args as of `mlp_encoder`; `hidden` is given from the image on too, so that one tuple serves both.
+    """
+    height, width, _ = check_image_shape(image_shape)
+    check_sizes(latent_dim=latent_dim, hidden=hidden, num_parameters=num_parameters)
+    inputs = keras.Input((latent_dim,), name="latent")
+    x = inputs
+    for units in reversed(hidden):
+        x = _nonlinear(layers.Dense, units, activation, dtype)(x)
+    x = layers.Dense(height * width * num_parameters, dtype="float32", name="parameters")(x)
+    return _model(inputs, [layers.Reshape((height, width, num_parameters), dtype="float32")(x)], "decoder")
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class ResidualBlock(layers.Layer):
+    """x + conv(f(conv(f(x)))), 3×3, before-activation form (He et al. 2016, arXiv:1603.05027).
+
+    The last convolution starts at zero, so that a new block changes nothing.
+    """
+
+    def __init__(self, activation="relu", **kwargs):
+        super().__init__(**kwargs)
+        self.activation = keras.activations.get(activation)
+
+    def build(self, input_shape):
+        conv = partial(
+            layers.Conv2D, input_shape[-1], 3, padding="same", dtype=self.dtype_policy
+        )
+        self.first, self.second = conv(), conv(kernel_initializer="zeros")
+        self.first.build(input_shape)
+        self.second.build(input_shape)
+        self.built = True
+
+    def call(self, x):
+        return x + self.second(self.activation(self.first(self.activation(x))))
+
+    def get_config(self):
+        activation = keras.activations.serialize(self.activation)
+        return {**super().get_config(), "activation": activation}
+
+
+def grid_shape(image_shape, filters):
+    """(height, width) at the bottom of a tower that halves the size once a stage, rounding up."""
+    height, width, _ = check_image_shape(image_shape)
+    for _ in filters:
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
+
+
+def conv_encoder(
+    image_shape,
+    latent_dim,
+    filters,
+    units,
+    activation,
+    blocks=0,
+    heads=("z_mean", "z_log_var"),
+    dtype=None,
+):
+    """Convolutional encoder; any image size works, since every stage halves it rounding up.
+
+    Args:
+        image_shape: (height, width, channels).
+        latent_dim: int, size of a flat latent, or channels of a grid of latents.
+        filters: ints, channels after each halving, from the image on.
+        units: int, width of the dense layer before a flat latent; None for a grid of latents,
+            (batch, *grid_shape, latent_dim).
+        activation: a Keras activation, or "gated".
+        blocks: int, residual blocks after each halving.
+        heads: names of the outputs.
+        dtype: precision policy of the layers.
+    """
+    check_sizes(latent_dim=latent_dim, filters=filters, units=units or 1)
+    x = inputs = keras.Input(check_image_shape(image_shape), name="image")
+    for channels in filters:
+        x = _nonlinear(
+            layers.Conv2D, channels, activation, dtype, kernel_size=3, strides=2, padding="same"
+        )(x)
+        x = _residual(x, blocks, activation, dtype)
+    if units is None:
+        head = partial(layers.Conv2D, latent_dim, 1, dtype="float32")
+    else:
+        x = layers.Flatten(dtype=dtype)(x)
+        x = _nonlinear(layers.Dense, units, activation, dtype)(x)
+        head = partial(layers.Dense, latent_dim, dtype="float32")
+    return _model(inputs, [head(name=name)(x) for name in heads], "encoder")
+
+
+def conv_decoder(
+    latent_dim, image_shape, num_parameters, filters, units, activation, blocks=0, dtype=None
+):
+    """Convolutional decoder, the mirror of `conv_encoder`; cropped to the true image size.
+
+    Args as of `conv_encoder`, `filters` from the image on too. Returns a model from
+    (batch, latent_dim), or (batch, *grid_shape, latent_dim) where `units` is None, to
+    (batch, height, width, num_parameters).
+    """
+    check_sizes(latent_dim=latent_dim, filters=filters, units=units or 1)
+    check_sizes(num_parameters=num_parameters)
+    rows, columns = grid_shape(image_shape, filters)
+    if units is None:
+        x = inputs = keras.Input((rows, columns, latent_dim), name="latent")
+        x = _nonlinear(layers.Conv2D, filters[-1], activation, dtype, kernel_size=3, padding="same")(x)
+    else:
+        inputs = keras.Input((latent_dim,), name="latent")
+        x = _nonlinear(layers.Dense, units, activation, dtype)(inputs)
+        x = _nonlinear(layers.Dense, rows * columns * filters[-1], activation, dtype)(x)
+        x = layers.Reshape((rows, columns, filters[-1]), dtype=dtype)(x)
+    x = _residual(x, blocks, activation, dtype)
+    # The last doubling keeps the width of the first stage: pixels need as many features as edges.
+    for channels in (*reversed(filters[:-1]), filters[0]):
+        x = _nonlinear(
+            layers.Conv2DTranspose,
+            channels,
+            activation,
+            dtype,
+            kernel_size=4,
+            strides=2,
+            padding="same",
+        )(x)
+        x = _residual(x, blocks, activation, dtype)
+    x = layers.Conv2D(num_parameters, 3, padding="same", dtype="float32", name="parameters")(x)
+    height, width, _ = image_shape
+    extra = (x.shape[1] - height, x.shape[2] - width)
+    if any(extra):
+        crops = tuple((n // 2, n - n // 2) for n in extra)
+        x = layers.Cropping2D(crops, dtype="float32")(x)
+    return _model(inputs, [x], "decoder")
+
+
+def _residual(x, blocks, activation, dtype):
+    for _ in range(blocks):
+        x = ResidualBlock("relu" if activation == "gated" else activation, dtype=dtype)(x)
+    return x

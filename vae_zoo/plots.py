@@ -1,0 +1,383 @@
+"""Every picture of the zoo: each function writes one PNG and returns its path.
+
+Images are float in [0, 1] (clipped) or uint8, with one channel (grey) or three (RGB), NumPy arrays
+throughout. A pixel of an image becomes a square of whole pixels of the picture, never smoothed, and
+NaN is magenta: nothing that a model gets wrong is hidden by the drawing. Figures are made without
+pyplot, so no window, no display and no global state is involved.
+"""
+
+import io
+import math
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+from vae_zoo.cli import write_bytes
+
+DPI = 100
+TILE = 84  # pixels, about: the longer side of an image in a grid
+GAP, GROUP_GAP, MARGIN = 3, 12, 10  # pixels between images, between groups of rows, around all
+CHARACTER, LINE = 7, 15  # pixels, about: width and height of a letter of 8 points
+NAN_COLOUR = (255, 0, 255)
+INK, TRAINING, VALIDATION = "#333333", "#1f5fa8", "#e07b00"
+UNITS = {  # of what is logged and is no number of nats
+    "skipped": "share of steps",
+    "perplexity": "codes",
+    "accuracy": "share",
+    "learning_rate": "per step",
+}
+
+# === Images ===
+
+
+def image_grid(images, path, columns=None, titles=None, caption=None):
+    """Images side by side, row by row.
+
+    Args:
+        images: (n, height, width) or (n, height, width, channels).
+        path: the PNG to write.
+        columns: int, images in a row; None makes the grid nearly square.
+        titles: n strings, one above each image.
+        caption: str, below the grid.
+    """
+    images = _rgb(images)
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(
+            f"`titles` must hold one string an image ({len(images)}). "
+            f"Received: {len(titles)} titles"
+        )
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    return _sheet(_in_rows(images, columns), path, caption=caption, titles=titles)
+
+
+def samples(images, path, caption=None):
+    """Images drawn from a model, (n, height, width, channels), in a nearly square grid."""
+    return image_grid(images, path, caption=caption)
+
+
+def reconstructions(originals, reconstructed, path, caption=None):
+    """Originals in one row and what the model makes of them in the row below, ten to a row.
+
+    Args:
+        originals, reconstructed: (n, height, width, channels) each, of equal shape.
+        path: the PNG to write.
+        caption: str, below the rows.
+    """
+    originals, reconstructed = _rgb(originals), _rgb(reconstructed)
+    if originals.shape != reconstructed.shape:
+        raise ValueError(
+            "`originals` and `reconstructed` must have the same shape. Received: "
+            f"{originals.shape[:3]} and {reconstructed.shape[:3]} (images, height, width)"
+        )
+    columns = min(10, len(originals))
+    pairs = np.stack([_in_rows(originals, columns), _in_rows(reconstructed, columns)], axis=1)
+    tiles = pairs.reshape(-1, *pairs.shape[2:])  # original, reconstruction, original, …
+    return _sheet(tiles, path, caption=caption, labels=["original", "reconstruction"])
+
+
+def interpolations(images, path, caption=None):
+    """One path between two examples a row, from t = 0 at the left to t = 1 at the right.
+
+    Args:
+        images: (rows, steps, height, width, channels), decoded along each path.
+        path: the PNG to write.
+        caption: str, below the rows.
+    """
+    images = np.asarray(images)
+    if images.ndim != 5:
+        raise ValueError(
+            "`images` must have the shape (rows, steps, height, width, channels). "
+            f"Received: shape={images.shape}"
+        )
+    rows, steps = images.shape[:2]
+    tiles = _rgb(images.reshape(-1, *images.shape[2:]))
+    titles = [f"{t:.2g}" for t in np.linspace(0.0, 1.0, steps)]
+    return _sheet(tiles.reshape(rows, steps, *tiles.shape[1:]), path, caption, titles=titles)
+
+
+def latent_grid(decode, path, limit=3.0, steps=20):
+    """The images that a two-dimensional latent space decodes to, on a regular grid.
+
+    Args:
+        decode: function, z of float32 (steps * steps, 2) -> images (steps * steps, height, width,
+            channels). An image's centre stands at its z; z1 grows rightwards and z2 upwards.
+        path: the PNG to write.
+        limit: float, the grid spans [-limit, limit] on both axes.
+        steps: int, 2 or more, images on each axis.
+    """
+    if steps < 2 or not limit > 0:
+        raise ValueError(
+            "`steps` must be 2 or more and `limit` positive. "
+            f"Received: steps={steps}, limit={limit}"
+        )
+    values = np.linspace(-limit, limit, steps, dtype="float32")
+    z1, z2 = np.meshgrid(values, values[::-1])  # the first row of images is the top one
+    images = _rgb(decode(np.stack([z1.ravel(), z2.ravel()], axis=1)))
+    if len(images) != steps * steps:
+        raise ValueError(f"`decode` must return {steps * steps} images. Received: {len(images)}")
+    height, width = images.shape[1:3]
+    scale = max(1, round(720 / (steps * max(height, width))))
+    grid = _in_rows(images, steps).swapaxes(1, 2).reshape(steps * height, steps * width, 3)
+    grid = _enlarged(grid, scale)
+
+    left, below = 60, 50
+    page_height, page_width = grid.shape[0] + below + MARGIN, grid.shape[1] + left + MARGIN
+    figure = _figure(page_width, page_height)
+    box = (left / page_width, below / page_height)
+    axes = figure.add_axes((*box, grid.shape[1] / page_width, grid.shape[0] / page_height))
+    edge = limit + limit / (steps - 1)  # half an image beyond the outermost centres
+    axes.imshow(grid, extent=(-edge, edge, -edge, edge), aspect="auto", interpolation="nearest")
+    axes.set(xlabel="$z_1$", ylabel="$z_2$")
+    _tidy(axes)
+    return _save(figure, path)
+
+
+# === Numbers ===
+
+
+def curves(history, path, units=None):
+    """What was logged, one panel a term: training and validation together, over the epochs.
+
+    Args:
+        history: dict, name -> a number an epoch; `val_` names go into the panel of their term, and
+            a shorter list is spread evenly up to the last epoch. `skipped` is left out when no step
+            was skipped. Numbers that are not finite leave a gap, and the panel says how many.
+        path: the PNG to write.
+        units: dict, name -> unit, for terms that are neither in nats nor in `UNITS`.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    history = {name: np.asarray(values, dtype="float64") for name, values in history.items()}
+    terms = list(dict.fromkeys(name.removeprefix("val_") for name in history))
+    both = [np.append(history.get(term, []), history.get(f"val_{term}", [])) for term in terms]
+    terms = [t for t, v in zip(terms, both, strict=True) if v.size and (t != "skipped" or v.any())]
+    if not terms:
+        raise ValueError(f"`history` must hold at least one epoch. Received: {list(history)}")
+
+    columns = min(3, len(terms))
+    rows = math.ceil(len(terms) / columns)
+    figure = _figure(380 * columns, 280 * rows, layout="constrained")
+    epochs = max(len(values) for values in history.values())
+    for position, term in enumerate(terms, start=1):
+        axes = figure.add_subplot(rows, columns, position)
+        gaps = 0
+        for name, label, colour in [
+            (term, "training", TRAINING),
+            (f"val_{term}", "validation", VALIDATION),
+        ]:
+            values = history.get(name, np.empty(0))
+            if values.size:
+                at = np.arange(1, len(values) + 1) * (epochs // len(values))
+                finite = np.where(np.isfinite(values), values, np.nan)
+                # Few epochs are shown as points too: one point alone has no line.
+                marker = "o" if np.isfinite(values).sum() <= 20 else None
+                axes.plot(at, finite, color=colour, label=label, marker=marker, markersize=3)
+                gaps += int(np.isnan(finite).sum())
+        axes.set_title(term, fontsize=10, color=INK)
+        axes.set(xlabel="epoch", ylabel={**UNITS, **(units or {})}.get(term, "nats"))
+        axes.set_xlim(0.5, epochs + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.25, linewidth=0.6)
+        if gaps:
+            where = {"x": 0.5, "y": 0.5, "transform": axes.transAxes, "ha": "center"}
+            axes.text(s=f"{gaps} not finite", color="#b00020", fontsize=9, **where)
+        if term in history and f"val_{term}" in history:
+            axes.legend(fontsize=8, frameon=False)
+        _tidy(axes)
+    return _save(figure, path)
+
+
+def latent_scatter(z, y, path):
+    """Latent codes as points, coloured by class.
+
+    Args:
+        z: (n, d). d = 2 is drawn as it is; d > 2 by its first two principal components, whose share
+            of the variance stands on the axes; d = 1 as a histogram.
+        y: (n,) integer labels, or None. Up to 20 classes get a legend, more a colour bar.
+        path: the PNG to write.
+    """
+    z, y = np.asarray(z), None if y is None else np.asarray(y)
+    if z.ndim != 2 or 0 in z.shape:
+        raise ValueError(f"`z` must have the shape (n, d). Received: shape={z.shape}")
+    if y is not None and (y.shape != z.shape[:1] or y.dtype.kind not in "iub"):
+        raise ValueError(
+            f"`y` must be {len(z)} integer labels. Received: shape={y.shape}, dtype={y.dtype}"
+        )
+    if not np.isfinite(z).all():
+        wrong = int((~np.isfinite(z)).sum())
+        raise ValueError(f"`z` must be finite. Received: {wrong} numbers that are not")
+
+    labels = np.zeros(1, int) if y is None else np.unique(y)
+    colours = [TRAINING] if y is None else _class_colours(labels)
+    index = np.zeros(len(z), int) if y is None else np.searchsorted(labels, y)
+    figure = _figure(720, 600, layout="constrained")
+    axes = figure.add_subplot()
+    if z.shape[1] == 1:
+        groups = [z[index == k, 0] for k in range(len(labels))]
+        axes.hist(groups, bins=50, stacked=True, color=colours)
+        axes.set(xlabel="$z_1$", ylabel="examples")
+    else:
+        z, names = _plane(z)
+        size = float(np.clip(20_000 / len(z), 3, 25))
+        # One call in the order of the data: drawn class by class, the last would hide the others.
+        axes.scatter(*z.T, c=np.asarray(colours)[index], s=size, alpha=0.7, linewidths=0)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set(xlabel=names[0], ylabel=names[1])
+        axes.grid(alpha=0.25, linewidth=0.6)
+    if y is not None:
+        _class_key(figure, axes, labels, colours)
+    _tidy(axes)
+    return _save(figure, path)
+
+
+def _plane(z):
+    """(n, d) -> (n, 2) and the names of the two axes: z itself, or its principal components."""
+    if z.shape[1] == 2:
+        return z, ("$z_1$", "$z_2$")
+    from sklearn.decomposition import PCA
+
+    pca = PCA(n_components=2, svd_solver="full")
+    plane = pca.fit_transform(z)
+    first, second = 100 * pca.explained_variance_ratio_
+    return plane, (
+        f"principal component 1 ({first:.0f} % of the variance)",
+        f"principal component 2 ({second:.0f} % of the variance)",
+    )
+
+
+def _class_colours(labels):
+    """A colour (hex) for each of the sorted labels: distinct ones up to 20, then a scale."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    if len(labels) > 20:
+        shares = (labels - labels[0]) / (labels[-1] - labels[0])
+        return [to_hex(colour) for colour in colormaps["viridis"](shares)]
+    name = "tab10" if len(labels) <= 10 else "tab20"
+    return [to_hex(colormaps[name](k)) for k in range(len(labels))]
+
+
+def _class_key(figure, axes, labels, colours):
+    """Say which colour is which label: a legend beside the axes, or a bar for more than 20."""
+    if len(labels) <= 20:
+        from matplotlib.patches import Patch
+
+        patches = [
+            Patch(color=colour, label=str(k)) for k, colour in zip(labels, colours, strict=True)
+        ]
+        figure.legend(
+            handles=patches, title="class", loc="outside right center", frameon=False, fontsize=9
+        )
+    else:
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
+        scale = ScalarMappable(Normalize(labels[0], labels[-1]), "viridis")
+        figure.colorbar(scale, ax=axes, label="class")
+
+
+# === Pixels ===
+
+
+def _rgb(images):
+    """(n, height, width[, 1 or 3]) of float in [0, 1], bool or uint8 -> uint8 (n, h, w, 3)."""
+    images = np.asarray(images)
+    shape, kind = images.shape, images.dtype
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise ValueError(
+            "Images must have the shape (n, height, width) or (n, height, width, channels) with 1 "
+            f"or 3 channels. Received: shape={shape}"
+        )
+    if kind.kind not in "fb" and kind != np.uint8:
+        raise ValueError(f"Images must be float in [0, 1] or uint8. Received: dtype={kind}")
+    undefined = np.isnan(images).any(axis=-1)
+    if kind != np.uint8:
+        images = np.nan_to_num(images.astype("float32"))
+        images = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype("uint8")
+    images = np.repeat(images, 3 // images.shape[3], axis=3)
+    images[undefined] = NAN_COLOUR
+    return images
+
+
+def _in_rows(images, columns):
+    """(n, height, width, 3) -> (rows, columns, height, width, 3), white where there is no image."""
+    rows = -(-len(images) // columns)
+    blank = np.full((rows * columns - len(images), *images.shape[1:]), 255, "uint8")
+    return np.concatenate([images, blank]).reshape(rows, columns, *images.shape[1:])
+
+
+def _enlarged(image, scale):
+    """Each pixel of (height, width, 3) as a square of scale x scale."""
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _sheet(tiles, path, caption=None, titles=None, labels=()):
+    """Draw tiles of uint8 (rows, columns, height, width, 3) pixel by pixel, and the words around.
+
+    `titles` stand above the tiles, in order, as far as they reach; `labels` stand at the left of
+    the rows, over and over, with some space between one set of labels and the next.
+    """
+    rows, columns, height, width, _ = tiles.shape
+    scale = max(1, round(TILE / max(height, width)))
+    height, width = height * scale, width * scale
+    titles = [] if titles is None else [str(title) for title in titles]
+    left = MARGIN + max((CHARACTER * len(label) + GAP for label in labels), default=0)
+    page_width = left + columns * (width + GAP) - GAP + MARGIN
+    page_width = max(page_width, 40 * CHARACTER) if caption else page_width
+    lines = textwrap.wrap(caption or "", (page_width - 2 * MARGIN) // CHARACTER)
+
+    words = []  # (x, y of the centre, text, horizontal alignment), in pixels from the top left
+    places = []  # (y, x) of each tile's corner
+    y = MARGIN
+    for row in range(rows):
+        row_titles = titles[row * columns : (row + 1) * columns]
+        y += LINE if row_titles else 0
+        for column in range(columns):
+            places.append((y, left + column * (width + GAP)))
+        for title, (_, x) in zip(row_titles, places[-columns:], strict=False):
+            words.append((x + width / 2, y - LINE / 2 - 1, title, "center"))
+        if labels:
+            label = labels[row % len(labels)]
+            words.append((left - 2 * GAP, y + height / 2, label, "right"))
+        y += height + (GROUP_GAP if labels and (row + 1) % len(labels) == 0 else GAP)
+    bottom = places[-1][0] + height + MARGIN
+    for number, line in enumerate(lines):
+        words.append((MARGIN, bottom + LINE * (number + 0.5), line, "left"))
+    page_height = bottom + (LINE * len(lines) + MARGIN if lines else 0)
+
+    page = np.full((page_height, page_width, 3), 255, "uint8")
+    for tile, (y, x) in zip(tiles.reshape(-1, *tiles.shape[2:]), places, strict=True):
+        page[y : y + height, x : x + width] = _enlarged(tile, scale)
+    figure = _figure(page_width, page_height)
+    figure.figimage(page)
+    style = {"fontsize": 8, "color": INK, "va": "center", "parse_math": False}
+    for x, y, text, align in words:
+        figure.text(x / page_width, 1 - y / page_height, text, ha=align, **style)
+    return _save(figure, path)
+
+
+def _figure(width, height, **kwargs):
+    """An empty figure of width x height pixels."""
+    from matplotlib.figure import Figure
+
+    # The tenth of a pixel keeps rounding from making the picture one pixel smaller.
+    return Figure(figsize=((width + 0.1) / DPI, (height + 0.1) / DPI), dpi=DPI, **kwargs)
+
+
+def _tidy(axes):
+    """Small, grey letters; no frame at the top and the right."""
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.xaxis.label.set(size=9, color=INK)
+    axes.yaxis.label.set(size=9, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure, path):
+    """Write the PNG, whole or not at all; equal figures give equal bytes."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    write_bytes(path, picture.getvalue())
+    return Path(path)

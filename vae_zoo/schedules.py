@@ -1,0 +1,69 @@
+"""KL-weight schedules that Keras lacks.
+
+Every `beta` of the zoo is a float or a `keras.optimizers.schedules.LearningRateSchedule`: a function
+of the optimizer's `iterations`, saved and restored with the model. A linear warm-up needs nothing
+new: `PolynomialDecay(0.0, decay_steps=2000, end_learning_rate=1.0)` rises from 0 to 1.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class Cyclical(LearningRateSchedule):
+    """Rises linearly from 0 to `beta`, stays there, and starts again, `period` by `period`.
+
+    beta(t) = beta * min(1, (t mod period) / (ratio * period))
+
+    Fu et al., "Cyclical Annealing Schedule", NAACL 2019, arXiv:1903.10145, eq. 6-7 (there without
+    an end; four cycles and ratio 0.5 are the paper's values).
+
+    Args:
+        period: int, optimizer steps in a cycle.
+        beta: float, the weight at the top.
+        ratio: float in (0, 1], share of the cycle that rises.
+    """
+
+    def __init__(self, period, beta=1.0, ratio=0.5):
+        if period < 1:
+            raise ValueError(f"`period` must be at least 1. Received: period={period}")
+        if not 0 < ratio <= 1:
+            raise ValueError(f"`ratio` must be in (0, 1]. Received: ratio={ratio}")
+        self.period, self.beta, self.ratio = period, beta, ratio
+
+    def __call__(self, step):
+        position = ops.cast(ops.mod(step, self.period), "float32") / self.period
+        return self.beta * ops.minimum(position / self.ratio, 1.0)
+
+    def get_config(self):
+        return {"period": self.period, "beta": self.beta, "ratio": self.ratio}
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class Sigmoid(LearningRateSchedule):
+    """Rises along a logistic curve: beta(t) = beta / (1 + exp(-(t - midpoint) / width)).
+
+    Bowman et al., "Generating Sentences from a Continuous Space", CoNLL 2016, arXiv:1511.06349,
+    section 3.1.
+
+    Args:
+        midpoint: step at which half of `beta` is reached.
+        width: steps; from 12 % to 88 % of `beta` it takes four of them.
+        beta: float, the weight at the end.
+    """
+
+    def __init__(self, midpoint, width=None, beta=1.0):
+        width = midpoint / 6 if width is None else width
+        if not (math.isfinite(width) and width > 0):
+            raise ValueError(f"`width` must be positive. Received: width={width}")
+        self.midpoint, self.width, self.beta = midpoint, width, beta
+
+    def __call__(self, step):
+        return self.beta * ops.sigmoid((ops.cast(step, "float32") - self.midpoint) / self.width)
+
+    def get_config(self):
+        return {"midpoint": self.midpoint, "width": self.width, "beta": self.beta}
