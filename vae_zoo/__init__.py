@@ -4,8 +4,6 @@ import importlib.util
 import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on the processor
-
 _backend = os.environ.get("KERAS_BACKEND")
 if _backend in ("tensorflow", "jax", "torch") and importlib.util.find_spec(_backend) is None:
     sys.tracebacklimit = 0  # one line; nothing can be run without a backend anyway

@@ -216,6 +216,9 @@ class Trainable(keras.Model):
             RuntimeError: if no update is made for long, since every gradient is refused.
         """
         self._check_arguments(x, y, kwargs.get("sample_weight"))
+        if isinstance(x, keras.utils.PyDataset):
+            # A dataset has an order of its own; Keras would deal its batches by the global seed.
+            kwargs.setdefault("shuffle", False)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [*_as_list(callbacks), GiveUpWhenAllSkipped()]
         try:

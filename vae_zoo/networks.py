@@ -10,6 +10,8 @@ from functools import partial
 import keras
 from keras import layers, ops
 
+from vae_zoo.layers import PixelShuffle, ResidualBlock
+
 LARGEST = 2**16  # a layer size above this is a mistake or an attack, never a wish
 
 
@@ -83,34 +85,6 @@ def mlp_decoder(latent_dim, image_shape, num_parameters, hidden, activation, dty
     return _model(inputs, [layers.Reshape((height, width, num_parameters), dtype="float32")(x)], "decoder")
 
 
-@keras.saving.register_keras_serializable("vae_zoo")
-class ResidualBlock(layers.Layer):
-    """x + conv(f(conv(f(x)))), 3×3, before-activation form (He et al. 2016, arXiv:1603.05027).
-
-    The last convolution starts at zero, so that a new block changes nothing.
-    """
-
-    def __init__(self, activation="relu", **kwargs):
-        super().__init__(**kwargs)
-        self.activation = keras.activations.get(activation)
-
-    def build(self, input_shape):
-        conv = partial(
-            layers.Conv2D, input_shape[-1], 3, padding="same", dtype=self.dtype_policy
-        )
-        self.first, self.second = conv(), conv(kernel_initializer="zeros")
-        self.first.build(input_shape)
-        self.second.build(input_shape)
-        self.built = True
-
-    def call(self, x):
-        return x + self.second(self.activation(self.first(self.activation(x))))
-
-    def get_config(self):
-        activation = keras.activations.serialize(self.activation)
-        return {**super().get_config(), "activation": activation}
-
-
 def grid_shape(image_shape, filters):
     """(height, width) at the bottom of a tower that halves the size once a stage, rounding up."""
     height, width, _ = check_image_shape(image_shape)
@@ -179,19 +153,13 @@ def conv_decoder(
         x = _nonlinear(layers.Dense, rows * columns * filters[-1], activation, dtype)(x)
         x = layers.Reshape((rows, columns, filters[-1]), dtype=dtype)(x)
     x = _residual(x, blocks, activation, dtype)
-    # The last doubling keeps the width of the first stage: pixels need as many features as edges.
-    for channels in (*reversed(filters[:-1]), filters[0]):
-        x = _nonlinear(
-            layers.Conv2DTranspose,
-            channels,
-            activation,
-            dtype,
-            kernel_size=4,
-            strides=2,
-            padding="same",
-        )(x)
+    conv = partial(layers.Conv2D, kernel_size=3, padding="same")
+    for channels in reversed(filters[:-1]):
+        x = _nonlinear(conv, 4 * channels, activation, dtype)(x)
+        x = PixelShuffle(dtype=dtype)(x)
         x = _residual(x, blocks, activation, dtype)
-    x = layers.Conv2D(num_parameters, 3, padding="same", dtype="float32", name="parameters")(x)
+    x = conv(4 * num_parameters, dtype="float32", name="parameters")(x)
+    x = PixelShuffle(dtype="float32")(x)
     height, width, _ = image_shape
     extra = (x.shape[1] - height, x.shape[2] - width)
     if any(extra):

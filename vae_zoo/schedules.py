@@ -1,8 +1,8 @@
 """KL-weight schedules that Keras lacks.
 
-Every `beta` of the zoo is a float or a `keras.optimizers.schedules.LearningRateSchedule`: a function
-of the optimizer's `iterations`, saved and restored with the model. A linear warm-up needs nothing
-new: `PolynomialDecay(0.0, decay_steps=2000, end_learning_rate=1.0)` rises from 0 to 1.
+Every `beta` of the zoo is a float or a `keras.optimizers.schedules.LearningRateSchedule`: a
+function of the optimizer's `iterations`, saved and restored with the model. A linear warm-up is Keras's own
+`PolynomialDecay`, which `warm_up` spells out.
 """
 
 import math
@@ -11,6 +11,13 @@ import keras
 from keras import ops
 
 LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+def warm_up(steps, beta=1.0):
+    """`beta`, reached by a straight line from 0 over the first `steps` updates (0: at once)."""
+    if steps <= 0:
+        return beta
+    return keras.optimizers.schedules.PolynomialDecay(0.0, steps, end_learning_rate=beta)
 
 
 @keras.saving.register_keras_serializable("vae_zoo")

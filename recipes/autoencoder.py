@@ -1,0 +1,69 @@
+"""Autoencoder: train, measure, draw. `python recipes/autoencoder.py --help` lists the settings.
+
+The bottleneck of two numbers keeps what it needs to draw a digit again, and no more. Look at
+`latent_grid.png`: between the codes there is nothing, which is why an autoencoder does not generate.
+"""
+
+import keras
+
+from vae_zoo import Autoencoder, cli, runs
+
+
+def autoencoder(
+    dataset="digits",
+    epochs=50,
+    batch_size=64,
+    latent_dim=2,
+    network="dense",
+    hidden=(300, 300),
+    filters=(32, 64),
+    units=256,
+    learning_rate=1e-3,
+    patience=50,
+    precision="float32",
+    seed=0,
+    output="output/autoencoder",
+):
+    """Train an autoencoder on the squared error and measure it on the test split.
+
+    Args:
+        dataset: digits, shapes, mnist or any image set of TensorFlow Datasets, a .npz, a folder
+        epochs: passes over the training images, at most
+        batch_size: images in a step
+        latent_dim: size of the code; 2 also draws the decoded plane
+        network: dense or conv
+        hidden: widths of the dense encoder's hidden layers, mirrored in the decoder
+        filters: channels of the convolutional encoder after each halving of the image
+        units: width of the dense layers beside the code of the convolutional network
+        learning_rate: of Adam, decayed by a cosine
+        patience: epochs without a better validation loss before it stops
+        precision: float32, mixed_bfloat16 or mixed_float16
+        seed: of weights and the order of the images
+        output: folder for the model, its numbers and its pictures
+    """
+    settings = dict(locals())
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(precision)
+
+    train, validation, test = runs.splits(dataset)
+    images = train[0]
+
+    model = Autoencoder(
+        image_shape=images.shape[1:],
+        latent_dim=latent_dim,
+        network=network,
+        hidden=hidden,
+        filters=filters,
+        units=units,
+        seed=seed,
+    )
+    model.compile(
+        keras.optimizers.Adam(runs.decayed(learning_rate, epochs, len(images), batch_size))
+    )
+
+    history = runs.fit(model, train, validation, epochs, batch_size, seed, patience, output)
+    return runs.report(model, train, test, history, settings, output)
+
+
+if __name__ == "__main__":
+    cli.run(autoencoder)

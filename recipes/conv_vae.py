@@ -1,0 +1,85 @@
+"""Convolutional VAE: train, measure, draw. `python recipes/conv_vae.py --help` lists the settings.
+
+Kingma and Welling 2014, arXiv:1312.6114.
+"""
+
+import keras
+
+from vae_zoo import ConvVAE, cli, likelihoods, runs, schedules
+
+
+def conv_vae(
+    dataset="digits",
+    epochs=100,
+    batch_size=128,
+    latent_dim=40,
+    latent_grid=False,
+    filters=(32, 64),
+    units=256,
+    blocks=0,
+    likelihood="bernoulli",
+    static=False,
+    beta=1.0,
+    warmup_epochs=10,
+    free_bits=0.0,
+    learning_rate=1e-3,
+    patience=50,
+    importance_samples=100,
+    precision="float32",
+    seed=0,
+    output="output/conv_vae",
+):
+    """Train a convolutional VAE and measure it on the test split.
+
+    Args:
+        dataset: digits, shapes, mnist or any image set of TensorFlow Datasets, a .npz, a folder
+        epochs: passes over the training images, at most
+        batch_size: images in a step
+        latent_dim: size of z; 2 also draws the decoded plane
+        latent_grid: a grid of latents, latent_dim at each place, instead of a flat latent
+        filters: channels after each halving of the image, mirrored in the decoder
+        units: width of the dense layers beside a flat latent
+        blocks: residual blocks after each halving
+        likelihood: bernoulli (black and white), gaussian, laplace or discretized_logistic (8 bits)
+        static: draw the bits of the training images once instead of at every step (bernoulli)
+        beta: weight of the KL while training; above 1 a beta-VAE
+        warmup_epochs: epochs in which the weight of the KL rises from 0
+        free_bits: nats of each latent that cost nothing while training
+        learning_rate: of Adam, decayed by a cosine
+        patience: epochs without a better validation ELBO before it stops
+        importance_samples: k of the importance-weighted test NLL
+        precision: float32, mixed_bfloat16 or mixed_float16
+        seed: of weights, noise and the order of the images
+        output: folder for the model, its numbers and its pictures
+    """
+    settings = dict(locals())
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(precision)
+
+    binary = likelihoods.get(likelihood).binary
+    train, validation, test = runs.splits(dataset, binary=binary, static=static)
+    images = train[0]
+    steps_per_epoch = -(-len(images) // batch_size)
+
+    model = ConvVAE(
+        image_shape=images.shape[1:],
+        latent_dim=latent_dim,
+        latent_grid=latent_grid,
+        filters=filters,
+        units=units,
+        blocks=blocks,
+        likelihood=likelihood,
+        beta=schedules.warm_up(warmup_epochs * steps_per_epoch, beta),
+        free_bits=free_bits,
+        seed=seed,
+    )
+    model.compile(
+        keras.optimizers.Adam(runs.decayed(learning_rate, epochs, len(images), batch_size))
+    )
+
+    history = runs.fit(model, train, validation, epochs, batch_size, seed, patience, output)
+    return runs.report(model, train, test, history, settings, output, importance_samples)
+
+
+if __name__ == "__main__":
+    cli.run(conv_vae)
