@@ -1,7 +1,8 @@
 """Autoencoder: train, measure, draw. `python recipes/autoencoder.py --help` lists the settings.
 
-The bottleneck of two numbers keeps what it needs to draw a digit again, and no more. Look at
-`latent_grid.png`: between the codes there is nothing, which is why an autoencoder does not generate.
+The bottleneck of two numbers keeps what it needs to draw a digit again, and no more.
+Look at `latent_grid.png`: between the codes there is nothing, which is why an autoencoder does not
+generate.
 """
 
 import keras

@@ -39,8 +39,8 @@ class Trainable(keras.Model):
     Args:
         seed: int, of all noise; None draws one. Initial weights follow
             `keras.utils.set_random_seed`.
-        skip_threshold: float, norm of the gradient (after unscaling, before clipping) above which an
-            update is skipped; None skips only what is not finite.
+        skip_threshold: float, norm of the gradient (unscaled, before clipping) above which an update
+            is skipped; None skips only what is not finite.
     """
 
     logged = ()
@@ -227,7 +227,9 @@ class Trainable(keras.Model):
             if self.optimizer is not None and self.optimizer.use_ema:
                 backend.own_buffers(self.optimizer.variables)
 
-    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
+    def evaluate(
+        self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs
+    ):
         """Keras's `evaluate`; works on a model that was never compiled too."""
         self._check_arguments(x, y, sample_weight)
         if self.compiled:
@@ -241,15 +243,15 @@ class Trainable(keras.Model):
     def _check_arguments(self, x, y, sample_weight):
         if sample_weight is not None and y is None:
             raise ValueError(
-                "`sample_weight` needs `y`: Keras drops weights that come without it. Pass labels "
-                "(any array of the same length where the model takes none) or a dataset of (x, y, w)."
+                "`sample_weight` needs `y`: Keras drops weights that come without it. Pass labels, "
+                "of any value where the model takes none, or a dataset of (x, y, w)."
             )
         self.check_data(x)
 
     # === Saving ===
 
     def save(self, filepath, overwrite=True, **kwargs):
-        """Keras's `save`, but whole or not at all: a file half written never replaces a good one."""
+        """Keras's `save`, but whole or not at all: half a file never replaces a good one."""
         path = pathlib.Path(filepath)
         if path.suffix != ".keras":
             raise ValueError(f"`filepath` must end in .keras. Received: {filepath}")
@@ -291,7 +293,7 @@ class Trainable(keras.Model):
 
 
 def _portable(config):
-    """A compile config that any backend can read: PyTorch's own optimizer classes become Keras's."""
+    """A compile config for any backend: PyTorch's own optimizer classes become Keras's."""
     if not isinstance(config, dict):
         return config
     config = {key: _portable(value) for key, value in config.items()}
@@ -302,7 +304,9 @@ def _portable(config):
 
 
 def _as_list(callbacks):
-    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks] * bool(callbacks)
+    return (
+        list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks] * bool(callbacks)
+    )
 
 
 class _StatelessNoise(keras.random.SeedGenerator):
@@ -466,7 +470,9 @@ class LatentModel(Trainable):
             NumPy (n, steps, *image_shape).
         """
         first, last = self.encode(start)[:, None], self.encode(end)[:, None]
-        t = np.linspace(0, 1, steps, dtype="float32").reshape(1, steps, *[1] * len(self.latent_shape))
+        t = np.linspace(0, 1, steps, dtype="float32").reshape(
+            1, steps, *[1] * len(self.latent_shape)
+        )
         lines = (1 - t) * first + t * last
         images = self.decode(lines.reshape(-1, *self.latent_shape))
         return images.reshape(len(lines), steps, *self.image_shape)
@@ -594,7 +600,9 @@ class BaseVAE(LatentModel):
             NumPy float32 (n, *image_shape) in data space.
         """
         seed = int(np.random.randint(2**31 - 1) if seed is None else seed)
-        source = keras.random.SeedGenerator(int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2))
+        source = keras.random.SeedGenerator(
+            int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2)
+        )
         z = ops.convert_to_numpy(self.prior.sample(n, seed=source))
         if not pixels:
             return self.decode(z, batch_size)

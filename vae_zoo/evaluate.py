@@ -12,7 +12,9 @@ from keras import ops
 from vae_zoo.base import EVALUATION_SEED, BaseVAE
 
 
-def measure(model, x, y=None, num_samples=1000, elbo_samples=16, train_variance=None, progress=None):
+def measure(
+    model, x, y=None, num_samples=1000, elbo_samples=16, train_variance=None, progress=None
+):
     """ELBO, importance-weighted NLL, active units and reconstruction error.
 
     Args:

@@ -37,8 +37,8 @@ class PixelShuffle(layers.Layer):
     """(batch, h, w, 4c) -> (batch, 2h, 2w, c): four channels of a place become a 2×2 patch.
 
     Shi et al. 2016, arXiv:1609.05158, eq. 4. A convolution before it doubles the resolution as a
-    transposed convolution does; on a CPU it is as fast on TensorFlow and PyTorch, and three times as
-    fast on JAX.
+    transposed convolution does; on a CPU it is as fast on TensorFlow and PyTorch, and three times
+    as fast on JAX.
     """
 
     def call(self, x):

@@ -37,7 +37,7 @@ def get(identifier):
 
 
 class Likelihood(layers.Layer):
-    """Base of all: `x` is float32 (batch, height, width, channels) in [0, 1] and `parameters` float32
+    """Base of all: `x` is float32 (batch, height, width, channels) in [0, 1], `parameters` float32
     (..., batch, height, width, `num_parameters(channels)`), as the decoder returns them."""
 
     binary = False  # True: training draws the bits x ~ Bernoulli(grey level) anew at every step

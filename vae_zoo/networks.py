@@ -16,7 +16,7 @@ LARGEST = 2**16  # a layer size above this is a mistake or an attack, never a wi
 
 
 def check_sizes(**sizes):
-    """Raises `ValueError` unless every value is a positive int, or a tuple of them, of sane size."""
+    """Raises `ValueError` unless every value is a positive int of sane size, or a tuple of them."""
     for name, value in sizes.items():
         for size in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= LARGEST:
@@ -50,7 +50,9 @@ def _model(inputs, outputs, name):
     return keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs, name=name)
 
 
-def mlp_encoder(image_shape, latent_dim, hidden, activation, heads=("z_mean", "z_log_var"), dtype=None):
+def mlp_encoder(
+    image_shape, latent_dim, hidden, activation, heads=("z_mean", "z_log_var"), dtype=None
+):
     """Fully connected encoder: images -> one (batch, latent_dim) tensor a head.
 
     Args:
@@ -73,7 +75,7 @@ def mlp_encoder(image_shape, latent_dim, hidden, activation, heads=("z_mean", "z
 def mlp_decoder(latent_dim, image_shape, num_parameters, hidden, activation, dtype=None):
     """Fully connected decoder: (batch, latent_dim) -> (batch, height, width, num_parameters).
 
-    Args as of `mlp_encoder`; `hidden` is given from the image on too, so that one tuple serves both.
+    Args as of `mlp_encoder`; `hidden` is given from the image on too: one tuple serves both.
     """
     height, width, _ = check_image_shape(image_shape)
     check_sizes(latent_dim=latent_dim, hidden=hidden, num_parameters=num_parameters)
@@ -82,7 +84,9 @@ def mlp_decoder(latent_dim, image_shape, num_parameters, hidden, activation, dty
     for units in reversed(hidden):
         x = _nonlinear(layers.Dense, units, activation, dtype)(x)
     x = layers.Dense(height * width * num_parameters, dtype="float32", name="parameters")(x)
-    return _model(inputs, [layers.Reshape((height, width, num_parameters), dtype="float32")(x)], "decoder")
+    return _model(
+        inputs, [layers.Reshape((height, width, num_parameters), dtype="float32")(x)], "decoder"
+    )
 
 
 def grid_shape(image_shape, filters):
@@ -146,7 +150,9 @@ def conv_decoder(
     rows, columns = grid_shape(image_shape, filters)
     if units is None:
         x = inputs = keras.Input((rows, columns, latent_dim), name="latent")
-        x = _nonlinear(layers.Conv2D, filters[-1], activation, dtype, kernel_size=3, padding="same")(x)
+        x = _nonlinear(
+            layers.Conv2D, filters[-1], activation, dtype, kernel_size=3, padding="same"
+        )(x)
     else:
         inputs = keras.Input((latent_dim,), name="latent")
         x = _nonlinear(layers.Dense, units, activation, dtype)(inputs)

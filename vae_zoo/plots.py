@@ -22,6 +22,7 @@ CHARACTER, LINE = 7, 15  # pixels, about: width and height of a letter of 8 poin
 NAN_COLOUR = (255, 0, 255)
 INK, TRAINING, VALIDATION = "#333333", "#1f5fa8", "#e07b00"
 UNITS = {  # of what is logged and is no number of nats
+    "beta": "weight",
     "skipped": "updates",
     "perplexity": "codes",
     "accuracy": "share",

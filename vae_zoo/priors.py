@@ -88,7 +88,11 @@ class GaussianMixture(layers.Layer):
 
     def sample(self, n, condition=None, seed=None):
         """n latents (n, *latent_shape), float32; `seed` is an int or a `SeedGenerator`."""
-        seed = keras.random.SeedGenerator(seed) if not isinstance(seed, keras.random.SeedGenerator) else seed
+        seed = (
+            keras.random.SeedGenerator(seed)
+            if not isinstance(seed, keras.random.SeedGenerator)
+            else seed
+        )
         logits = ops.convert_to_tensor(self.logits)[None]
         which = keras.random.categorical(logits, n, dtype="int32", seed=seed)[0]
         white = keras.random.normal((n, self.means.shape[-1]), seed=seed)

@@ -21,8 +21,8 @@ def splits(dataset, binary=False, static=False):
 
     Args:
         dataset: a name or a path, see `vae_zoo.data.load`.
-        binary: True for Bernoulli likelihoods: validation and test images become fixed bits, training
-            images stay grey levels that the training step draws bits from ("dynamic").
+        binary: True for Bernoulli likelihoods: validation and test images become fixed bits,
+            training images stay grey levels that the step draws bits from ("dynamic").
         static: True makes fixed bits of the training images too.
     """
     parts = []
@@ -62,7 +62,9 @@ def fit(model, train, validation, epochs, batch_size, seed, patience, output):
     output.mkdir(parents=True, exist_ok=True)
     monitor, mode = ("val_elbo", "max") if isinstance(model, BaseVAE) else ("val_loss", "min")
     callbacks = [
-        keras.callbacks.EarlyStopping(monitor, patience=patience, mode=mode, restore_best_weights=True),
+        keras.callbacks.EarlyStopping(
+            monitor, patience=patience, mode=mode, restore_best_weights=True
+        ),
         keras.callbacks.CSVLogger(output / "history.csv"),
     ]
     batches = data.Batches(*train, batch_size=batch_size, seed=seed)
@@ -73,7 +75,9 @@ def fit(model, train, validation, epochs, batch_size, seed, patience, output):
         batches, epochs=epochs, validation_data=held_out, callbacks=callbacks, verbose=verbose
     ).history
     best = (np.nanargmax if mode == "max" else np.nanargmin)(history[monitor])
-    print(f"Best epoch {best + 1} of {len(history[monitor])}: {monitor} {history[monitor][best]:.2f}")
+    print(
+        f"Best epoch {best + 1} of {len(history[monitor])}: {monitor} {history[monitor][best]:.2f}"
+    )
     return history
 
 
@@ -134,17 +138,25 @@ def _config(model, settings, x_test):
 def _pictures(model, x, y, history, output, seed):
     shown = np.asarray(x[:20])
     yield (
-        plots.reconstructions(shown, model.predict(shown, verbose=0), output / "reconstructions.png"),
+        plots.reconstructions(
+            shown, model.predict(shown, verbose=0), output / "reconstructions.png"
+        ),
         "test images, and what the model makes of them",
     )
     lines = model.interpolate(shown[:5], shown[5:10], steps=10)
-    yield plots.interpolations(lines, output / "interpolations.png"), "straight lines in latent space"
+    yield (
+        plots.interpolations(lines, output / "interpolations.png"),
+        "straight lines in latent space",
+    )
     if isinstance(model, BaseVAE):
         new = model.sample(64, seed=seed)
         yield plots.samples(new, output / "samples.png"), "new images, z from the prior"
     yield plots.curves(history, output / "curves.png"), "every term, training and validation"
     codes = model.encode(x[:5000]).reshape(min(5000, len(x)), -1)
     labels = None if y is None else y[:5000]
-    yield plots.latent_scatter(codes, labels, output / "latents.png"), "latent space of the test images"
+    yield (
+        plots.latent_scatter(codes, labels, output / "latents.png"),
+        "latent space of the test images",
+    )
     if model.latent_shape == (2,):
         yield plots.latent_grid(model.decode, output / "latent_grid.png"), "the decoded plane"

@@ -1,8 +1,8 @@
 """KL-weight schedules that Keras lacks.
 
 Every `beta` of the zoo is a float or a `keras.optimizers.schedules.LearningRateSchedule`: a
-function of the optimizer's `iterations`, saved and restored with the model. A linear warm-up is Keras's own
-`PolynomialDecay`, which `warm_up` spells out.
+function of the optimizer's `iterations`, saved and restored with the model. A linear warm-up
+is Keras's own `PolynomialDecay`, which `warm_up` spells out.
 """
 
 import math

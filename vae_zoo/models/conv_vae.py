@@ -69,5 +69,13 @@ class ConvVAE(VAE):
     def get_config(self):
         config = super().get_config()
         del config["encoder"], config["decoder"]  # built from what follows
-        own = ("image_shape", "latent_dim", "latent_grid", "filters", "units", "activation", "blocks")
+        own = (
+            "image_shape",
+            "latent_dim",
+            "latent_grid",
+            "filters",
+            "units",
+            "activation",
+            "blocks",
+        )
         return {**config, **{name: getattr(self, name) for name in own}}

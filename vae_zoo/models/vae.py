@@ -16,14 +16,15 @@ from vae_zoo.base import BaseVAE, restore
 
 @keras.saving.register_keras_serializable("vae_zoo")
 class VAE(BaseVAE):
-    """loss = -E_q log p(x|z) + beta KL(q(z|x) || p(z)), q(z|x) = N(z_mean, exp(z_log_var))   (eq. 3)
+    """loss = -E_q log p(x|z) + beta KL(q(z|x) || p(z)), q(z|x) = N(z_mean, exp(z_log_var))  (eq. 3)
 
     With the standard normal prior the KL is the closed form of appendix B; with any other it is
     estimated from the same samples, log q(z|x) - log p(z).
 
     Args:
         encoder: Keras model, images -> (z_mean, z_log_var), both (batch, *latent_shape).
-        decoder: Keras model, latents -> (batch, height, width, likelihood.num_parameters(channels)).
+        decoder: Keras model, latents -> the likelihood's parameters, (batch, height, width,
+            likelihood.num_parameters(channels)).
         likelihood: a `Likelihood` or its name: "bernoulli" (black and white), "gaussian" (optimal
             variance), "laplace", "discretized_logistic" (8-bit grey or colour).
         beta: float, or a `LearningRateSchedule` of the optimizer's iterations, the weight of the KL
