@@ -1,16 +1,18 @@
 """Variational autoencoders for Keras 3: one code base on TensorFlow, JAX and PyTorch."""
 
-import importlib.util
-import os
 import sys
 
-_backend = os.environ.get("KERAS_BACKEND")
-if _backend in ("tensorflow", "jax", "torch") and importlib.util.find_spec(_backend) is None:
+try:
+    import keras as _keras  # noqa: F401
+except ModuleNotFoundError as _error:
+    _backend = _error.name.partition(".")[0]
+    if _backend not in ("tensorflow", "jax", "torch"):
+        raise
     sys.tracebacklimit = 0  # one line; nothing can be run without a backend anyway
     raise ImportError(
-        f"KERAS_BACKEND={_backend}, but {_backend} is not installed: "
-        f"pip install 'vae_zoo[{_backend}]'"
-    )
+        f"Keras is to run on {_backend}, which is not installed: pip install "
+        f"'vae_zoo[{_backend}]', or set KERAS_BACKEND to tensorflow, jax or torch"
+    ) from None
 
 from vae_zoo import likelihoods, priors, schedules  # noqa: E402
 from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402

@@ -111,13 +111,17 @@ def apply_gradients(optimizer, gradients, variables, accept=True):
             return True
 
         tf.cond(accept, update, lambda: False)
-    elif BACKEND == "torch" and accept.device.type == "cpu":
+    elif BACKEND == "torch" and _is_on_host(accept):
         if accept:
             _apply(optimizer, gradients, variables)
     else:
         everything = [*variables, *optimizer.variables]
         with unchanged_unless(accept, everything):
             _apply(optimizer, gradients, variables)
+
+
+def _is_on_host(tensor):
+    return tensor.device.type == "cpu"
 
 
 def _apply(optimizer, gradients, variables):

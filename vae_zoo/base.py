@@ -39,8 +39,8 @@ class Trainable(keras.Model):
     Args:
         seed: int, of all noise; None draws one. Initial weights follow
             `keras.utils.set_random_seed`.
-        skip_threshold: float, norm of the gradient (unscaled, before clipping) above which an update
-            is skipped; None skips only what is not finite.
+        skip_threshold: float, norm of the gradient (unscaled, before clipping) above which an
+            update is skipped; None skips only what is not finite.
     """
 
     logged = ()

@@ -15,6 +15,8 @@ LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 
 def warm_up(steps, beta=1.0):
     """`beta`, reached by a straight line from 0 over the first `steps` updates (0: at once)."""
+    if not beta >= 0:
+        raise ValueError(f"`beta` must be >= 0. Received: beta={beta}")
     if steps <= 0:
         return beta
     return keras.optimizers.schedules.PolynomialDecay(0.0, steps, end_learning_rate=beta)

@@ -33,7 +33,7 @@ class Autoencoder(LatentModel):
     Example:
         model = Autoencoder((28, 28, 1), latent_dim=2)
         model.compile("adam")
-        model.fit(images, epochs=50)
+        model.fit(images, epochs=2)
         codes = model.encode(images)
     """
 

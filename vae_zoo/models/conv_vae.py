@@ -31,7 +31,7 @@ class ConvVAE(VAE):
     Example:
         model = ConvVAE((33, 47, 3), latent_dim=16, likelihood="discretized_logistic")
         model.compile("adam")
-        model.fit(images, epochs=10)
+        model.fit(images, epochs=2)
         new = model.sample(16)
     """
 

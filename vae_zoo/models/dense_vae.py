@@ -27,7 +27,7 @@ class DenseVAE(VAE):
     Example:
         model = DenseVAE((28, 28, 1), latent_dim=2)
         model.compile("adam")
-        model.fit(images, epochs=10)
+        model.fit(images, epochs=2)
         new = model.sample(16)
     """
 

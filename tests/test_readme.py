@@ -1,0 +1,45 @@
+"""What the README and the docstrings show runs as it stands there."""
+
+import inspect
+import pathlib
+import re
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+
+import vae_zoo
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+CLASSES = [
+    value
+    for name, value in vars(vae_zoo).items()
+    if isinstance(value, type) and issubclass(value, keras.Model)
+]
+
+
+def test_the_ten_lines_of_the_readme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["z"].shape == (10, 8) and names["images"].shape == (10, 28, 28, 1)
+    assert names["nats"].mean() > -200  # independent pixels with the right means give -306
+    again = names["again"]
+    np.testing.assert_allclose(again.decode(names["z"]), names["images"], atol=1e-6)
+    assert int(again.optimizer.iterations) == 20 * 21  # fit goes on where it stopped
+
+
+@pytest.mark.parametrize("family", CLASSES, ids=lambda family: family.__name__)
+def test_the_example_of_each_class(family):
+    doc = inspect.getdoc(family)
+    if "Example:" not in doc:
+        assert family is vae_zoo.VAE  # takes networks: its examples are its children's
+        return
+    code = textwrap.dedent(doc.partition("Example:\n")[2])
+    shape = tuple(map(int, re.search(r"\((\d+), (\d+), (\d+)\)", code).groups()))
+    names = {family.__name__: family, "images": np.random.default_rng(0).random((8, *shape))}
+    exec(code, names)
+    last = names[code.strip().splitlines()[-1].split()[0]]
+    assert np.isfinite(last).all()

@@ -1,0 +1,112 @@
+"""Each recipe as a user runs it, with tiny settings, and what a user can get wrong."""
+
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import vae_zoo
+from vae_zoo import cli, data
+
+RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
+TINY = {
+    "autoencoder": ["--hidden", "16"],
+    "dense_vae": ["--hidden", "16", "--latent-dim", "2", "--importance-samples", "3"],
+    "conv_vae": ["--filters", "4,4", "--units", "16", "--importance-samples", "3"],
+}
+PICTURES = {
+    "autoencoder": {"curves", "interpolations", "latent_grid", "latents", "reconstructions"},
+    "dense_vae": {
+        "curves",
+        "interpolations",
+        "latent_grid",
+        "latents",
+        "reconstructions",
+        "samples",
+    },
+    "conv_vae": {"curves", "interpolations", "latents", "reconstructions", "samples"},
+}
+
+
+def run(recipe, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, RECIPES / f"{recipe}.py", *map(str, arguments)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_every_recipe_is_tried():
+    assert {path.stem for path in RECIPES.glob("*.py")} == set(TINY)
+
+
+@pytest.mark.parametrize("recipe", TINY)
+def test_recipe_trains_measures_and_draws(recipe, tmp_path):
+    output = tmp_path / "run"
+    done = run(recipe, "--epochs", 2, "--output", output, *TINY[recipe])
+    assert done.returncode == 0, done.stderr
+    assert "1,297 train, 200 validation, 300 test" in done.stdout
+    for name in ("model.keras", "history.csv", "config.json", "numbers.json"):
+        assert str(output / name) in done.stdout
+    assert {path.stem for path in output.glob("*.png")} == PICTURES[recipe]
+    for path in output.glob("*.png"):
+        assert len(np.unique(np.asarray(Image.open(path).convert("L")))) > 2  # drawn on
+    header, *epochs = (output / "history.csv").read_text().split()
+    assert len(epochs) == 2 and "val_loss" in header
+    config = json.loads((output / "config.json").read_text())
+    assert config["settings"]["epochs"] == 2 and config["backend"] == keras.backend.backend()
+
+    # The numbers are those of the model that was saved, on the images that are named.
+    numbers = json.loads((output / "numbers.json").read_text())
+    model = vae_zoo.load_model(output / "model.keras")
+    x, _ = data.load("digits", "test")
+    x = data.binarize(x) if recipe != "autoencoder" else x
+    assert data.fingerprint(x) == config["test_images"]
+    error = np.mean((model.predict(x, verbose=0) - x / 255.0) ** 2)
+    train = data.load("digits")[0] / 255.0
+    assert numbers["relative_mse"]["value"] == pytest.approx(error / train.var(), rel=1e-4)
+    if recipe != "autoencoder":
+        elbo = model.evaluate(x, verbose=0, return_dict=True)["elbo"]
+        assert numbers["elbo"]["value"] == pytest.approx(elbo, rel=0.01)
+        assert numbers["nll_iw3"]["value"] < -numbers["elbo"]["value"]
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["--epoch", "3"], "--epochs"),
+        (["--epochs", "3.5"], "3.5"),
+        (["--dataset", "no/such/file.npz"], "no/such/file.npz"),
+        (["--likelihood", "bernouli"], "bernoulli"),
+        (["--beta", "-1"], "beta"),
+        (["--latent-dim", "0"], "latent_dim"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, word, tmp_path, capsys):
+    dense_vae = runpy.run_path(str(RECIPES / "dense_vae.py"))["dense_vae"]
+    with pytest.raises(SystemExit) as exit:
+        cli.run(dense_vae, [*arguments, "--output", str(tmp_path / "run")])
+    lines = capsys.readouterr().err.splitlines()
+    assert exit.value.code == 2 and len(lines) == 1 and word in lines[0]
+    assert not (tmp_path / "run").exists()  # refused before anything was written
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_a_missing_backend_names_the_extra(backend):
+    code = f"import sys; sys.modules[{backend!r}] = None; import vae_zoo"
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert f"pip install 'vae_zoo[{backend}]'" in done.stderr
