@@ -24,6 +24,7 @@ def autoencoder(
     precision="float32",
     seed=0,
     output="output/autoencoder",
+    resume=False,
 ):
     """Train an autoencoder on the squared error and measure it on the test split.
 
@@ -41,6 +42,7 @@ def autoencoder(
         precision: float32, mixed_bfloat16 or mixed_float16
         seed: of weights and the order of the images
         output: folder for the model, its numbers and its pictures
+        resume: go on from the last epoch's end of a run that was killed
     """
     settings = dict(locals())
     keras.utils.set_random_seed(seed)
@@ -62,7 +64,7 @@ def autoencoder(
         keras.optimizers.Adam(runs.decayed(learning_rate, epochs, len(images), batch_size))
     )
 
-    history = runs.fit(model, train, validation, epochs, batch_size, seed, patience, output)
+    history = runs.fit(model, train, validation, epochs, batch_size, seed, patience, output, resume)
     return runs.report(model, train, test, history, settings, output)
 
 

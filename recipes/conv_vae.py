@@ -28,6 +28,7 @@ def conv_vae(
     precision="float32",
     seed=0,
     output="output/conv_vae",
+    resume=False,
 ):
     """Train a convolutional VAE and measure it on the test split.
 
@@ -51,6 +52,7 @@ def conv_vae(
         precision: float32, mixed_bfloat16 or mixed_float16
         seed: of weights, noise and the order of the images
         output: folder for the model, its numbers and its pictures
+        resume: go on from the last epoch's end of a run that was killed
     """
     settings = dict(locals())
     keras.utils.set_random_seed(seed)
@@ -77,7 +79,7 @@ def conv_vae(
         keras.optimizers.Adam(runs.decayed(learning_rate, epochs, len(images), batch_size))
     )
 
-    history = runs.fit(model, train, validation, epochs, batch_size, seed, patience, output)
+    history = runs.fit(model, train, validation, epochs, batch_size, seed, patience, output, resume)
     return runs.report(model, train, test, history, settings, output, importance_samples)
 
 

@@ -69,7 +69,8 @@ def value_and_gradients(function, variables, others=()):
 
         def pure(values):
             pairs = [*zip(variables, values), *((v, v.value) for v in others)]
-            with keras.StatelessScope(pairs) as scope:
+            # `collect_losses`: or activity regularisers would get lost.
+            with keras.StatelessScope(pairs, collect_losses=True) as scope:
                 scalar, outputs = function()
             return scalar, (outputs, [scope.get_current_value(v) for v in others])
 
@@ -169,7 +170,10 @@ def compiled(function, model):
         returns NumPy arrays.
     """
     if BACKEND == "tensorflow":
-        run = tf.function(function, reduce_retracing=True)
+        traced = tf.function(function, reduce_retracing=True)
+
+        def run(*arrays):  # as tensors, or each new number would be traced anew
+            return traced(*[tf.convert_to_tensor(a) for a in arrays])
     elif BACKEND == "torch":
 
         def run(*arrays):

@@ -141,15 +141,11 @@ class Trainable(keras.Model):
             )
             scaled = hasattr(optimizer, "dynamic_scale")
             norm = backend.global_norm(gradients) / (optimizer.dynamic_scale if scaled else 1.0)
-            accepted = ops.isfinite(norm)
+            finite = ops.isfinite(norm)
+            small = True if self.skip_threshold is None else norm <= self.skip_threshold
+            accepted = state.accept = ops.logical_and(finite, small)
             # A loss-scaling optimizer must see every overflow, or its scale would never fall.
-            apply = True if scaled else accepted
-            if self.skip_threshold is not None:
-                accepted = ops.logical_and(accepted, norm <= self.skip_threshold)
-                apply = ops.logical_not(norm > self.skip_threshold) if scaled else accepted
-                if scaled:
-                    apply = ops.logical_or(apply, ops.logical_not(ops.isfinite(norm)))
-            state.accept = accepted
+            apply = ops.logical_or(small, ops.logical_not(finite)) if scaled else accepted
             backend.apply_gradients(optimizer, gradients, variables, apply)
             self.update_state(outputs, weights, training=True)
         self.means.update_state(outputs, weights, accepted)
@@ -185,6 +181,10 @@ class Trainable(keras.Model):
     @property
     def metrics(self):
         return [self.means]
+
+    def _flatten_metrics_in_order(self, logs):
+        # Of a list, `evaluate` without `return_dict` say, the loss is the first.
+        return [logs[name] for name in (*self.means.names, "skipped") if name in logs]
 
     # === Training and evaluating ===
 
@@ -224,7 +224,7 @@ class Trainable(keras.Model):
         try:
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
         finally:
-            if self.optimizer is not None and self.optimizer.use_ema:
+            if self.compiled:
                 backend.own_buffers(self.optimizer.variables)
 
     def evaluate(
@@ -269,6 +269,8 @@ class Trainable(keras.Model):
         return {**super().get_config(), **config}
 
     def get_compile_config(self):
+        if not self.compiled:
+            return None
         # How a step is compiled is the business of the backend that runs it, not of the file.
         return _portable({"optimizer": super().get_compile_config()["optimizer"]})
 
@@ -415,26 +417,29 @@ class LatentModel(Trainable):
         Raises:
             ValueError: if the shape or the type is wrong.
         """
+        if self._check_images(x) == "uint8":
+            return ops.cast(x, "float32") / 255.0
+        return ops.cast(x, "float32")
+
+    def _check_images(self, x):
         shape, dtype = tuple(x.shape), keras.backend.standardize_dtype(x.dtype)
         if len(shape) != 4 or shape[1:] != self.image_shape:
             raise ValueError(
                 f"{type(self).__name__} takes images of shape (batch, *{self.image_shape}). "
                 f"Received: shape={shape}"
             )
-        if dtype == "uint8":
-            return ops.cast(x, "float32") / 255.0
-        if not (dtype == "bool" or "float" in dtype):
+        if not (dtype in ("uint8", "bool") or "float" in dtype):
             raise ValueError(
                 f"Images must be uint8 in 0..255 or float in [0, 1]. Received: dtype={dtype}"
             )
-        return ops.cast(x, "float32")
+        return dtype
 
     def prepare(self, x):
         return self.images(x)
 
     def check_data(self, x):
         if isinstance(x, np.ndarray):
-            self.images(x[:0])
+            self._check_images(x)
             if x.dtype.kind == "f" and ((x < 0).any() or (x > 1).any()):
                 raise ValueError(
                     "Float images must lie in [0, 1] (divide by 255, or pass uint8). "

@@ -37,7 +37,7 @@ def measure(
     numbers["active_units"] = _number(
         active_units(latents), "units", f"of {latents[0].size}: variance of the mean over x > 0.01"
     )
-    errors = np.square(model.decode(latents) - _as_float(x)).mean(axis=(1, 2, 3), dtype="float64")
+    errors = np.float64(model.run("squared_error", _squared_error(model), x))
     psnr = -10 * np.log10(np.maximum(errors, 1e-12))
     numbers["psnr"] = _mean(psnr, "dB", "of the reconstruction at the posterior mean")
     if train_variance is not None:
@@ -82,8 +82,12 @@ def _bounds(model, x, y, num_samples, elbo_samples, progress):
     return numbers
 
 
-def _as_float(x):
-    return x / np.float32(255) if x.dtype == np.uint8 else x
+def _squared_error(model):
+    def error(x):  # inside a compiled function: no set of reconstructions is ever held in memory
+        images = model.images(x)
+        return ops.mean(ops.square(images - model.generate(model.infer(images))), axis=(1, 2, 3))
+
+    return error
 
 
 def _number(value, unit, protocol):

@@ -5,6 +5,7 @@ An encoder maps images (batch, height, width, channels) to one or more heads of 
 `num_parameters`). Heads compute in float32 under any precision policy, since densities need it.
 """
 
+import math
 from functools import partial
 
 import keras
@@ -12,7 +13,10 @@ from keras import layers, ops
 
 from vae_zoo.layers import PixelShuffle, ResidualBlock
 
-LARGEST = 2**16  # a layer size above this is a mistake or an attack, never a wish
+# A size above these is a mistake or an attack, never a wish.
+LARGEST = 2**16  # of one layer
+MOST = 2**28  # elements of one image or one weight
+DEEPEST = 256  # layers of one kind
 
 
 def check_sizes(**sizes):
@@ -21,6 +25,14 @@ def check_sizes(**sizes):
         for size in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= LARGEST:
                 raise ValueError(f"`{name}` must be in 1..{LARGEST}. Received: {name}={value!r}")
+        if isinstance(value, (tuple, list)) and len(value) > DEEPEST:
+            raise ValueError(f"`{name}` may name {DEEPEST} layers. Received: {len(value)}")
+
+
+def check_elements(what, shape):
+    """Raises `ValueError` where a tensor of this shape would be of absurd size."""
+    if math.prod(shape) > MOST:
+        raise ValueError(f"{what} of shape {tuple(shape)} has more than {MOST} elements")
 
 
 def check_image_shape(image_shape):
@@ -31,7 +43,19 @@ def check_image_shape(image_shape):
             f"Received: image_shape={image_shape!r}"
         )
     check_sizes(image_shape=image_shape)
+    check_elements("An image", image_shape)
     return tuple(image_shape)
+
+
+def _linear(layer, units, **kwargs):
+    """`layer(units)`, a `Dense` or a `Conv2D`, as a function that first looks at its weight."""
+    size = kwargs.get("kernel_size", 1)
+
+    def apply(x):
+        check_elements("A weight", (size, size, x.shape[-1], units))
+        return layer(units, **kwargs)(x)
+
+    return apply
 
 
 def _nonlinear(layer, units, activation, dtype, **kwargs):
@@ -41,8 +65,8 @@ def _nonlinear(layer, units, activation, dtype, **kwargs):
     Welling 2018, arXiv:1705.07120.
     """
     if activation != "gated":
-        return layer(units, activation=activation, dtype=dtype, **kwargs)
-    both = layer(2 * units, dtype=dtype, **kwargs)
+        return _linear(layer, units, activation=activation, dtype=dtype, **kwargs)
+    both = _linear(layer, 2 * units, dtype=dtype, **kwargs)
     return lambda x: ops.glu(both(x))
 
 
@@ -68,7 +92,7 @@ def mlp_encoder(
     x = layers.Flatten(dtype=dtype)(inputs)
     for units in hidden:
         x = _nonlinear(layers.Dense, units, activation, dtype)(x)
-    outputs = [layers.Dense(latent_dim, dtype="float32", name=head)(x) for head in heads]
+    outputs = [_linear(layers.Dense, latent_dim, dtype="float32", name=head)(x) for head in heads]
     return _model(inputs, outputs, "encoder")
 
 
@@ -83,7 +107,8 @@ def mlp_decoder(latent_dim, image_shape, num_parameters, hidden, activation, dty
     x = inputs
     for units in reversed(hidden):
         x = _nonlinear(layers.Dense, units, activation, dtype)(x)
-    x = layers.Dense(height * width * num_parameters, dtype="float32", name="parameters")(x)
+    units = height * width * num_parameters
+    x = _linear(layers.Dense, units, dtype="float32", name="parameters")(x)
     return _model(
         inputs, [layers.Reshape((height, width, num_parameters), dtype="float32")(x)], "decoder"
     )
@@ -128,11 +153,11 @@ def conv_encoder(
         )(x)
         x = _residual(x, blocks, activation, dtype)
     if units is None:
-        head = partial(layers.Conv2D, latent_dim, 1, dtype="float32")
+        head = partial(_linear, layers.Conv2D, latent_dim, kernel_size=1, dtype="float32")
     else:
         x = layers.Flatten(dtype=dtype)(x)
         x = _nonlinear(layers.Dense, units, activation, dtype)(x)
-        head = partial(layers.Dense, latent_dim, dtype="float32")
+        head = partial(_linear, layers.Dense, latent_dim, dtype="float32")
     return _model(inputs, [head(name=name)(x) for name in heads], "encoder")
 
 
@@ -148,23 +173,21 @@ def conv_decoder(
     check_sizes(latent_dim=latent_dim, filters=filters, units=units or 1)
     check_sizes(num_parameters=num_parameters)
     rows, columns = grid_shape(image_shape, filters)
+    same = {"kernel_size": 3, "padding": "same"}
     if units is None:
         x = inputs = keras.Input((rows, columns, latent_dim), name="latent")
-        x = _nonlinear(
-            layers.Conv2D, filters[-1], activation, dtype, kernel_size=3, padding="same"
-        )(x)
+        x = _nonlinear(layers.Conv2D, filters[-1], activation, dtype, **same)(x)
     else:
         inputs = keras.Input((latent_dim,), name="latent")
         x = _nonlinear(layers.Dense, units, activation, dtype)(inputs)
         x = _nonlinear(layers.Dense, rows * columns * filters[-1], activation, dtype)(x)
         x = layers.Reshape((rows, columns, filters[-1]), dtype=dtype)(x)
     x = _residual(x, blocks, activation, dtype)
-    conv = partial(layers.Conv2D, kernel_size=3, padding="same")
     for channels in reversed(filters[:-1]):
-        x = _nonlinear(conv, 4 * channels, activation, dtype)(x)
+        x = _nonlinear(layers.Conv2D, 4 * channels, activation, dtype, **same)(x)
         x = PixelShuffle(dtype=dtype)(x)
         x = _residual(x, blocks, activation, dtype)
-    x = conv(4 * num_parameters, dtype="float32", name="parameters")(x)
+    x = _linear(layers.Conv2D, 4 * num_parameters, dtype="float32", name="parameters", **same)(x)
     x = PixelShuffle(dtype="float32")(x)
     height, width, _ = image_shape
     extra = (x.shape[1] - height, x.shape[2] - width)
@@ -175,6 +198,10 @@ def conv_decoder(
 
 
 def _residual(x, blocks, activation, dtype):
+    if not 0 <= blocks <= DEEPEST:
+        raise ValueError(f"`blocks` must be in 0..{DEEPEST}. Received: blocks={blocks}")
+    if blocks:
+        check_elements("A weight", (3, 3, x.shape[-1], x.shape[-1]))
     for _ in range(blocks):
         x = ResidualBlock("relu" if activation == "gated" else activation, dtype=dtype)(x)
     return x

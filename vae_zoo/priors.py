@@ -3,11 +3,14 @@
 A prior is a role: the small ones live here, and a model with an exact density may play it too.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import layers, ops
 
 from vae_zoo import distributions
+from vae_zoo.networks import check_elements
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -51,7 +54,8 @@ class GaussianMixture(layers.Layer):
     def __init__(self, latent_shape, components=10, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
         self.latent_shape, self.components = tuple(latent_shape), components
-        size = int(np.prod(self.latent_shape))
+        size = math.prod(self.latent_shape)
+        check_elements("A weight", (components, size, size))
         add = lambda shape, name: self.add_weight(  # noqa: E731
             shape=shape, initializer="zeros", trainable=False, name=name
         )

@@ -3,6 +3,8 @@
 `splits` reads a data set, `fit` trains with a progress bar, `report` measures, draws and saves.
 """
 
+import io
+import json
 import os
 import pathlib
 import platform
@@ -10,6 +12,7 @@ import platform
 import keras
 import numpy as np
 import tqdm
+from keras import ops
 
 from vae_zoo import cli, data, plots
 from vae_zoo.base import BaseVAE
@@ -43,8 +46,12 @@ def decayed(learning_rate, epochs, n, batch_size):
     return keras.optimizers.schedules.CosineDecay(learning_rate, max(1, steps), alpha=0.01)
 
 
-def fit(model, train, validation, epochs, batch_size, seed, patience, output):
-    """Trains, keeps the weights of the best validation epoch, logs to `<output>/history.csv`.
+def fit(model, train, validation, epochs, batch_size, seed, patience, output, resume=False):
+    """Trains, and keeps the weights of the best validation epoch.
+
+    Each epoch ends by writing `<output>/history.csv` and `<output>/checkpoint.npz`. A run that was
+    killed and goes on with `resume=True` ends with the weights that it would have had: what an
+    epoch does is a function of the checkpoint and of (seed, epoch).
 
     Args:
         model: compiled model.
@@ -54,31 +61,115 @@ def fit(model, train, validation, epochs, batch_size, seed, patience, output):
         seed: int, of the order of the examples.
         patience: int, epochs without a better validation bound (or loss) after which to stop.
         output: folder.
+        resume: bool, go on from the checkpoint where there is one.
 
     Returns:
-        Keras's history, a dict name -> list.
+        dict, name -> list: every logged term, epoch by epoch, those before a resume included.
+
+    Raises:
+        ValueError: if the checkpoint is of another model.
     """
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    monitor, mode = ("val_elbo", "max") if isinstance(model, BaseVAE) else ("val_loss", "min")
-    callbacks = [
-        keras.callbacks.EarlyStopping(
-            monitor, patience=patience, mode=mode, restore_best_weights=True
-        ),
-        keras.callbacks.CSVLogger(output / "history.csv"),
-    ]
     batches = data.Batches(*train, batch_size=batch_size, seed=seed)
     held_out = data.Batches(*validation, batch_size=batch_size, shuffle=False)
+    monitor, mode = ("val_elbo", "max") if isinstance(model, BaseVAE) else ("val_loss", "min")
+    stopping = keras.callbacks.EarlyStopping(
+        monitor, patience=patience, mode=mode, restore_best_weights=True
+    )
+    checkpoint = Checkpoint(output, model, batches, stopping)
+    if resume:
+        checkpoint.load()
     # One line an epoch where nobody watches: a progress bar would fill a log file.
     verbose = "auto" if os.isatty(1) else 2
-    history = model.fit(
-        batches, epochs=epochs, validation_data=held_out, callbacks=callbacks, verbose=verbose
-    ).history
+    model.fit(
+        batches,
+        epochs=epochs,
+        initial_epoch=epochs if checkpoint.stopped else checkpoint.epoch,
+        validation_data=held_out,
+        callbacks=[stopping, checkpoint],
+        verbose=verbose,
+    )
+    history = checkpoint.history
     best = (np.nanargmax if mode == "max" else np.nanargmin)(history[monitor])
     print(
         f"Best epoch {best + 1} of {len(history[monitor])}: {monitor} {history[monitor][best]:.2f}"
     )
     return history
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """All that the next epoch depends on, in one file, written whole or not at all.
+
+    The file holds every variable of the model and its optimizer (weights, moments, iterations, loss
+    scale, noise states), the history, and the best weights so far with their epoch.
+
+    Args:
+        output: folder, for `checkpoint.npz` and `history.csv`.
+        model: compiled model.
+        batches: `data.Batches`, whose order is a function of (seed, epoch).
+        stopping: `EarlyStopping` callback, which comes before this one.
+    """
+
+    def __init__(self, output, model, batches, stopping):
+        super().__init__()
+        self.path, self.table = output / "checkpoint.npz", output / "history.csv"
+        for leftover in output.glob(".checkpoint.npz.*"):  # of a run killed while it wrote
+            leftover.unlink()
+        self.of, self.batches, self.stopping = model, batches, stopping
+        self.epoch, self.history, self.stopped, self.resumed = 0, {}, False, None
+
+    def _variables(self):
+        return {id(v): v for v in [*self.of.variables, *self.of.optimizer.variables]}.values()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epoch = epoch + 1
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        state = {
+            "epoch": self.epoch,
+            "stopped": self.of.stop_training,
+            "history": self.history,
+            "best": None if self.stopping.best is None else float(self.stopping.best),
+            "best_epoch": self.stopping.best_epoch,
+            "wait": self.stopping.wait,
+        }
+        arrays = {f"v{i}": ops.convert_to_numpy(v) for i, v in enumerate(self._variables())}
+        best = {f"b{i}": array for i, array in enumerate(self.stopping.best_weights or [])}
+        buffer = io.BytesIO()
+        np.savez(buffer, state=json.dumps(state), **arrays, **best)
+        cli.write_bytes(self.path, buffer.getvalue())
+        rows = zip(range(self.epoch), *self.history.values())
+        lines = [["epoch", *self.history], *rows]
+        cli.write_bytes(self.table, "".join(",".join(map(str, r)) + "\n" for r in lines).encode())
+
+    def load(self):
+        """Puts the state of the checkpoint back; without a checkpoint the run starts anew."""
+        if not self.path.exists():
+            print(f"No {self.path}: starting from the beginning")
+            return
+        self.of.optimizer.build(self.of.trainable_variables)
+        variables = list(self._variables())
+        with np.load(self.path) as file:
+            state = json.loads(str(file["state"]))
+            arrays = [file[f"v{i}"] for i in range(sum(name[0] == "v" for name in file.files))]
+            best = [file[f"b{i}"] for i in range(sum(name[0] == "b" for name in file.files))]
+        if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
+            raise ValueError(f"{self.path} is of another model: resume with the same settings")
+        for variable, array in zip(variables, arrays):
+            variable.assign(array)
+        self.epoch, self.stopped, self.history = state["epoch"], state["stopped"], state["history"]
+        self.batches.epoch = self.epoch
+        self.resumed = {
+            "best": state["best"],
+            "best_epoch": state["best_epoch"],
+            "wait": state["wait"],
+            "best_weights": best or None,
+        }
+        print(f"Resuming after epoch {self.epoch}")
+
+    def on_train_begin(self, logs=None):
+        vars(self.stopping).update(self.resumed or {})  # which it has just reset
 
 
 def report(model, train, test, history, settings, output, importance_samples=0):
@@ -99,7 +190,9 @@ def report(model, train, test, history, settings, output, importance_samples=0):
     (x_train, _), (x, y) = train, test
     model.save(output / "model.keras")
     some = np.linspace(0, len(x_train) - 1, min(10_000, len(x_train))).astype(int)
-    progress = lambda batches: tqdm.tqdm(batches, desc="importance sampling", leave=False)  # noqa: E731
+    progress = lambda batches: tqdm.tqdm(  # noqa: E731
+        batches, desc="importance sampling", leave=False, disable=None
+    )
     numbers = measure(
         model,
         np.asarray(x[:]),

@@ -6,6 +6,7 @@ import zipfile
 
 import keras
 
+from vae_zoo.base import Trainable
 from vae_zoo.networks import LARGEST
 
 SIZES = ("units", "filters", "latent_dim", "hidden", "components", "image_shape", "batch_shape")
@@ -44,6 +45,11 @@ def load_model(path, compile=True):
     except Exception as error:  # Keras raises a dozen kinds; each means the same to a user
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from error
+    if not isinstance(model, Trainable):
+        raise ValueError(
+            f"{path} holds a {type(model).__name__}, which is no vae_zoo model; "
+            "keras.models.load_model may load it"
+        )
     return model
 
 

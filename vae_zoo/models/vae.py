@@ -85,9 +85,9 @@ class VAE(BaseVAE):
         return self.posterior(x)[0]
 
     def generate(self, z):
-        return self.likelihood.mean(self.parameters(z), self.image_shape[-1])
+        return self.likelihood.mean(self.likelihood_parameters(z), self.image_shape[-1])
 
-    def parameters(self, z, training=False):
+    def likelihood_parameters(self, z, training=False):
         """Likelihood parameters of latents (..., *latent_shape), any number of leading axes."""
         lead = tuple(ops.shape(z))[: len(z.shape) - len(self.latent_shape)]
         flat = self.decoder(ops.reshape(z, (-1, *self.latent_shape)), training=training)
@@ -112,7 +112,7 @@ class VAE(BaseVAE):
 
     def objective(self, x, y=None, training=False):
         z, z_mean, z_log_var = self.sample_posterior(x, self.num_samples, training)
-        parameters = self.parameters(z, training)
+        parameters = self.likelihood_parameters(z, training)
         # One sample, averaged over `num_samples` (eq. 7).
         reconstruction = -ops.mean(self.likelihood.log_prob(x, parameters), axis=0)
         kl_per_latent = self.kl(z, z_mean, z_log_var)
@@ -137,7 +137,9 @@ class VAE(BaseVAE):
 
     def log_weights(self, x, y=None, num_samples=1):
         z, z_mean, z_log_var = self.sample_posterior(x, num_samples)
-        log_joint = self.likelihood.log_prob(x, self.parameters(z)) + self.prior.log_prob(z)
+        log_joint = self.likelihood.log_prob(
+            x, self.likelihood_parameters(z)
+        ) + self.prior.log_prob(z)
         return log_joint - self.log_posterior(z, z_mean, z_log_var)
 
     def _sum_latents(self, values):

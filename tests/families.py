@@ -1,0 +1,94 @@
+"""The table of families: every property in `test_families.py` is tested over all its entries.
+
+A new family, or a variant that takes another path through the code, is one entry here.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import layers
+
+from vae_zoo import VAE, Autoencoder, ConvVAE, DenseVAE, schedules
+from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
+from vae_zoo.priors import GaussianMixture
+
+# One small shape for nearly all of them: JAX compiles each operation once a shape. Two halvings
+# give 2×2, so convolutional decoders have two columns to crop.
+SHAPE, COLOUR = (8, 6, 1), (8, 6, 3)
+
+
+def images(n, shape, seed=0):
+    """uint8 images of all kinds of grey levels, black and white too."""
+    x = np.random.default_rng(seed).integers(-80, 336, (n, *shape))
+    return np.clip(x, 0, 255).astype("uint8")
+
+
+@dataclasses.dataclass
+class Family:
+    """`make(**kwargs)` returns a new tiny model; `x` and `y` are eight examples for it."""
+
+    make: Callable
+    x: np.ndarray = dataclasses.field(default_factory=lambda: images(8, SHAPE))
+    y: np.ndarray | None = None
+
+
+def dense(**settings):
+    return lambda **kwargs: DenseVAE(
+        SHAPE,
+        latent_dim=2,
+        hidden=(5,),
+        # A layer belongs to one model: made anew, with the model.
+        **{key: v() if callable(v) else v for key, v in settings.items()},
+        **kwargs,
+    )
+
+
+def conv(image_shape=SHAPE, cls=ConvVAE, **settings):
+    settings = {"latent_dim": 2, "filters": (3, 4), "units": 5, **settings}
+    return lambda **kwargs: cls(image_shape, **settings, **kwargs)
+
+
+def custom(**kwargs):
+    """Networks of the user's own, with what has state, noise and losses inside."""
+    x = image = keras.Input(SHAPE)
+    x = layers.Flatten()(x)
+    x = layers.Dense(5, use_bias=False, kernel_regularizer="l2", activity_regularizer="l1")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Dropout(0.3, seed=1)(layers.Activation("tanh")(x))
+    encoder = keras.Model(image, [layers.Dense(2)(x), layers.Dense(2)(x)])
+    latent = keras.Input((2,))
+    x = layers.Dropout(0.3, seed=2)(layers.Dense(5, activation="tanh")(latent))
+    decoder = keras.Model(latent, layers.Reshape(SHAPE)(layers.Dense(48)(x)))
+    return VAE(encoder, decoder, "bernoulli", **kwargs)
+
+
+def mixture():
+    prior = GaussianMixture((2,), components=2)
+    prior.logits.assign([0.0, 1.0])
+    prior.means.assign([[1.0, 0.0], [-1.0, 0.5]])
+    prior.factors.assign([[[1.0, 0.5], [0.0, 2.0]], [[0.8, 0.0], [0.0, 1.2]]])
+    return prior
+
+
+FAMILIES = {
+    "autoencoder_dense": Family(
+        lambda **kwargs: Autoencoder(SHAPE, latent_dim=2, hidden=(5,), **kwargs)
+    ),
+    "autoencoder_conv": Family(conv(cls=Autoencoder, network="conv")),
+    "vae_custom": Family(custom),
+    "dense_bernoulli": Family(dense()),
+    "dense_gaussian_fixed": Family(dense(likelihood=lambda: Gaussian(0.3))),
+    "dense_gaussian_learned": Family(dense(likelihood=lambda: Gaussian("learned"))),
+    "dense_gaussian_optimal": Family(dense(likelihood="gaussian", activation="relu")),
+    "dense_laplace": Family(dense(likelihood="laplace")),
+    "dense_discretized_logistic": Family(dense(likelihood=lambda: DiscretizedLogistic(2))),
+    "dense_beta_schedule": Family(dense(beta=lambda: schedules.Sigmoid(2, 1.0, beta=3.0))),
+    "dense_free_bits": Family(dense(free_bits=0.4, beta=0.5)),
+    "dense_num_samples": Family(dense(num_samples=3, likelihood="gaussian")),
+    "dense_mixture_prior": Family(dense(prior=mixture)),
+    "conv_flat": Family(conv(activation="gated")),
+    "conv_grid": Family(conv(latent_grid=True, blocks=1)),
+    "conv_colour": Family(conv(COLOUR, likelihood="discretized_logistic"), x=images(8, COLOUR)),
+}

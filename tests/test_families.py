@@ -1,0 +1,440 @@
+"""Properties that every family has, tested over the table in `families.py`.
+
+`losses.json` holds the losses that every backend must reproduce. After a change that is meant to
+move them: python tests/test_families.py
+"""
+
+import ast
+import functools
+import json
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+from families import FAMILIES, conv, images
+from keras import ops
+from scipy import stats
+
+import vae_zoo
+from vae_zoo import backend, base, likelihoods, networks, priors, schedules
+
+LOSSES = pathlib.Path(__file__).with_name("losses.json")
+PACKAGE = pathlib.Path(vae_zoo.__file__).parent
+
+over_families = pytest.mark.parametrize("name", FAMILIES)
+
+
+def array(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def table(shape, distribution="normal"):
+    """Noise that is a function of the index alone: the first rows of many are those of few."""
+    if not all(isinstance(n, int) for n in shape):  # TensorFlow, where it has not fixed the batch
+        whole = table([n if isinstance(n, int) else 50 for n in shape], distribution)
+        return whole[tuple(slice(n) for n in shape)]
+    phase = sum(np.sin(k + 1.7) * i for k, i in enumerate(np.indices(shape)))
+    uniform = np.modf(np.abs(np.sin(12.9898 * phase + 1.0) * 43758.5453))[0]
+    if distribution == "normal":
+        uniform = stats.norm.ppf(np.clip(uniform, 1e-3, 1 - 1e-3))
+    return ops.convert_to_tensor(uniform.astype("float32"))
+
+
+@pytest.fixture
+def noise_table(monkeypatch):
+    monkeypatch.setattr(base.Trainable, "draw", lambda self, *args: table(*args))
+
+
+def filled(model):
+    """The model, its weights from NumPy: equal on every backend, and none at a special point such
+    as the zeros of a new residual block, where others get no gradient."""
+    rng = np.random.default_rng(1)
+    for variable in model.trainable_variables:
+        variable.assign(rng.normal(0, 0.3, variable.shape))
+    return model
+
+
+def new(name, seed=1):
+    """An eager model: on JAX they share what is compiled, operations; compiled ones do not."""
+    model = filled(FAMILIES[name].make(seed=seed))
+    model.compile(keras.optimizers.SGD(0.02, global_clipnorm=5.0), run_eagerly=True)
+    return model
+
+
+def adam():
+    # A large epsilon: a step that is the sign of a rounding error could not be compared.
+    return keras.optimizers.Adam(0.05, epsilon=1e-2)
+
+
+@functools.cache
+def _compiled(name):
+    model = filled(FAMILIES[name].make(seed=1))
+    model.compile(adam())
+    model.optimizer.build(model.trainable_variables)
+    return model, state(model)
+
+
+def compiled(name):
+    """A compiled model in its initial state. Compiling is slow, so that there is one a family."""
+    model, initial = _compiled(name)
+    for variable, value in zip(everything(model), initial):
+        variable.assign(value)
+    return model
+
+
+def everything(model):
+    own = {id(v) for v in model.metrics_variables}
+    return [v for v in model.variables if id(v) not in own] + model.optimizer.variables
+
+
+def state(model):
+    return [np.array(array(v)) for v in everything(model)]
+
+
+def objective(model, family, training=False, rows=slice(None)):
+    y = None if family.y is None else family.y[rows]
+    outputs = model.objective(model.prepare(family.x[rows]), y, training=training)
+    return {key: array(outputs[key]) for key in model.means.names}
+
+
+def step(model, family):
+    return model.train_on_batch(family.x, family.y, return_dict=True)
+
+
+# === Objective ===
+
+
+def test_every_public_family_is_in_the_table():
+    public = [getattr(vae_zoo, name) for name in vae_zoo.__all__]
+    public = {c for c in public if isinstance(c, type) and issubclass(c, base.Trainable)}
+    assert public == {type(family.make()) for family in FAMILIES.values()}
+
+
+@over_families
+@pytest.mark.parametrize("training", [True, False])
+def test_objective_returns_one_finite_float32_number_an_example(name, training):
+    model, family = new(name), FAMILIES[name]
+    outputs = model.objective(model.prepare(family.x), family.y, training=training)
+    assert {"loss", *type(model).logged} <= set(model.means.names) <= set(outputs)
+    for key in model.means.names:
+        assert outputs[key].shape == (8,), key
+        assert keras.backend.standardize_dtype(outputs[key].dtype) == "float32", key
+        assert np.isfinite(array(outputs[key])).all(), key
+    if isinstance(model, base.BaseVAE):
+        elbo = -array(outputs["reconstruction"] + outputs["kl"])
+        np.testing.assert_allclose(array(outputs["elbo"]), elbo, rtol=1e-5)
+        if not training:  # the honest bound
+            np.testing.assert_allclose(array(outputs["loss"]), -elbo, rtol=1e-5)
+
+
+@over_families
+def test_no_number_depends_on_the_other_examples(name, noise_table):
+    model, family = new(name), FAMILIES[name]
+    whole, part = objective(model, family), objective(model, family, rows=slice(3))
+    for key in whole:
+        np.testing.assert_allclose(part[key], whole[key][:3], rtol=1e-5, err_msg=key)
+
+
+@over_families
+def test_every_trainable_weight_gets_a_gradient(name, noise_table):
+    model, family = new(name), FAMILIES[name]
+    x = model.prepare(family.x)
+
+    def loss():
+        outputs = model.objective(x, family.y, training=True)
+        return ops.mean(outputs["loss"]), {"loss": outputs["loss"]}
+
+    variables = model.trainable_variables
+    others = [*model.non_trainable_variables, *model.optimizer.variables]
+    _, gradients = backend.value_and_gradients(loss, variables, others)
+    norms = {v.path: float(np.linalg.norm(array(g))) for v, g in zip(variables, gradients)}
+    assert all(np.isfinite(norm) and norm > 1e-6 for norm in norms.values()), norms
+
+
+def losses(name):
+    """What `losses.json` holds; needs `noise_table`, and dropout, Keras's own noise, off."""
+    model, family = new(name), FAMILIES[name]
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    numbers = [objective(model, family, training)["loss"].mean() for training in (True, False)]
+    for _ in range(3):
+        logs = step(model, family)
+    numbers += [logs["loss"], objective(model, family)["loss"].mean()]
+    return dict(zip(("training", "evaluation", "mean_of_3_steps", "after"), map(float, numbers)))
+
+
+@over_families
+def test_losses_are_the_same_on_every_backend(name, noise_table):
+    stored = json.loads(LOSSES.read_text())
+    assert set(stored) == set(FAMILIES), "run python tests/test_families.py"
+    # How far three steps lower the loss is what depends on the gradients: in the number itself
+    # it could drown.
+    result, expected = losses(name), stored[name]
+    assert result == pytest.approx(expected, rel=1e-4)
+    fall = [numbers["evaluation"] - numbers["after"] for numbers in (result, expected)]
+    assert abs(fall[1]) > 1e-4 * expected["after"]
+    assert fall[0] == pytest.approx(fall[1], rel=1e-2)
+
+
+# === Configuration and files ===
+
+
+@over_families
+def test_a_config_through_json_is_the_same_model(name, noise_table):
+    model, family = new(name), FAMILIES[name]
+    text = json.dumps(model.get_config())
+    copy = type(model).from_config(json.loads(text))
+    assert json.dumps(copy.get_config()) == text
+    assert len(copy.variables) == len(model.variables)
+    for mine, its in zip(copy.variables, model.variables):
+        mine.assign(its)
+    copy.compile("sgd")
+    copy.optimizer.iterations.assign(model.optimizer.iterations)
+    for key, value in objective(model, family).items():
+        np.testing.assert_allclose(objective(copy, family)[key], value, rtol=1e-6, err_msg=key)
+
+
+@over_families
+def test_a_file_is_the_same_model(name, noise_table, tmp_path):
+    model, family = new(name), FAMILIES[name]
+    step(model, family)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
+    for mine, its in zip(everything(loaded), everything(model), strict=True):
+        np.testing.assert_array_equal(array(mine), array(its), err_msg=its.path)
+    expected = objective(model, family)
+    for key, value in objective(loaded, family).items():
+        np.testing.assert_allclose(value, expected[key], rtol=1e-6, err_msg=key)
+    np.testing.assert_allclose(array(loaded(family.x)), array(model(family.x)), atol=1e-6)
+
+
+# === Training and evaluating ===
+
+
+@over_families
+def test_evaluate_changes_nothing_and_repeats_itself(name):
+    model, family = compiled(name), FAMILIES[name]
+    before = state(model)
+    first = model.evaluate(family.x, family.y, 8, verbose=0, return_dict=True)
+    assert set(first) == set(model.means.names)
+    again = model.evaluate(family.x, family.y, 8, verbose=0, return_dict=True)
+    assert first == again
+    for variable, old, now in zip(everything(model), before, state(model)):
+        np.testing.assert_array_equal(now, old, err_msg=variable.path)
+
+
+@over_families
+def test_fit_changes_every_weight_and_the_loss_falls(name):
+    model, family = compiled(name), FAMILIES[name]
+    before = [np.array(array(v)) for v in model.trainable_variables]
+    repeated = [a if a is None else np.concatenate([a] * 15) for a in (family.x, family.y)]
+
+    def loss():
+        return model.evaluate(family.x, family.y, 8, verbose=0, return_dict=True)["loss"]
+
+    first = loss()
+    history = model.fit(*repeated, batch_size=8, shuffle=False, verbose=0).history
+    assert loss() < first - 0.02 * abs(first)
+    assert np.isfinite(history["loss"][0]) and history["skipped"] == [0]
+    for variable, old in zip(model.trainable_variables, before):
+        assert not np.array_equal(array(variable), old), variable.path
+
+
+@over_families
+def test_eager_is_compiled(name):
+    eager, family = new(name), FAMILIES[name]
+    eager.compile(adam(), run_eagerly=True)
+    for _ in range(3):
+        expected = step(eager, family)
+    model = compiled(name)
+    model.reset_metrics()
+    for _ in range(3):
+        logs = step(model, family)
+    assert logs == pytest.approx(expected, rel=1e-4)
+
+
+@over_families
+def test_equal_seeds_give_equal_numbers_and_others_others(name):
+    family = FAMILIES[name]
+    a, b, c = (
+        [objective(model, family, training=True)["loss"] for _ in range(2)]
+        for model in (new(name, seed) for seed in (1, 1, 2))
+    )
+    np.testing.assert_array_equal(a, b)
+    if isinstance(new(name), base.BaseVAE):
+        assert np.isclose(a, c).mean() < 0.3
+        assert np.isclose(a[0], a[1]).mean() < 0.3  # each step has noise of its own
+
+
+SIZES = [(28, 20), (33, 47)]
+TOWERS = {
+    "flat": conv,
+    "grid": functools.partial(conv, latent_grid=True, likelihood="gaussian"),
+    "autoencoder": functools.partial(conv, cls=vae_zoo.Autoencoder, network="conv"),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("tower", TOWERS)
+def test_convolutional_networks_take_any_size(tower, size):
+    shape = (*size, 1)
+    model = TOWERS[tower](shape)()
+    model.compile(keras.optimizers.SGD(1e-5), run_eagerly=True)
+    x = images(2, shape)
+    logs = model.train_on_batch(x, return_dict=True)
+    assert np.isfinite(logs["loss"]) and logs["skipped"] == 0
+    assert array(model(x)).shape == x.shape
+    assert model.latent_shape == ((-(-size[0] // 4), -(-size[1] // 4), 2) if tower == "grid"
+                                  else (2,))  # fmt: skip
+    if tower != "autoencoder":
+        assert model.sample(2, seed=1).shape == x.shape
+
+
+# === Errors ===
+
+
+@over_families
+def test_wrong_images_are_named(name):
+    model, family = new(name), FAMILIES[name]
+    wrong = {
+        rf"shape=\(8, 7, 6, {family.x.shape[-1]}\)": family.x[:, 1:],
+        r"shape=\(8, 6, \d\)|shape=\(8, 8, 6\)": family.x[..., 0],
+        "dtype=int32": family.x.astype("int32"),
+    }
+    for message, x in wrong.items():
+        for use in (model.fit, model.evaluate, model.encode, model):
+            with pytest.raises(ValueError, match=message):
+                use(x)
+    for x, message in ((family.x / 1.0, r"\[0, 255\]"), (family.x / -255, r"\[-1, -?0\]")):
+        for use in (model.fit, model.evaluate):
+            with pytest.raises(ValueError, match=message):
+                use(x)
+    with pytest.raises(ValueError, match=r"shape=\(3, 5\)"):
+        model.decode(np.zeros((3, 5)))
+
+
+WRONG = {
+    "latent_dim=0": lambda: vae_zoo.DenseVAE((8, 6, 1), latent_dim=0),
+    r"hidden=\(5, -1\)": lambda: vae_zoo.DenseVAE((8, 6, 1), hidden=(5, -1)),
+    "units=True": lambda: vae_zoo.ConvVAE((8, 6, 1), units=True),
+    r"filters=\(4, 2.5\)": lambda: vae_zoo.ConvVAE((8, 6, 1), filters=(4, 2.5)),
+    r"image_shape=\(8, 6\)": lambda: vae_zoo.ConvVAE((8, 6)),
+    "beta=-1": lambda: vae_zoo.DenseVAE((8, 6, 1), beta=-1),
+    "beta=nan": lambda: vae_zoo.DenseVAE((8, 6, 1), beta=float("nan")),
+    "free_bits=-0.1": lambda: vae_zoo.DenseVAE((8, 6, 1), free_bits=-0.1),
+    "num_samples`.*Received: 0": lambda: vae_zoo.DenseVAE((8, 6, 1), num_samples=0),
+    "likelihood='normal'": lambda: vae_zoo.DenseVAE((8, 6, 1), likelihood="normal"),
+    "skip_threshold`.*Received: 0": lambda: vae_zoo.DenseVAE((8, 6, 1), skip_threshold=0),
+    "`prior` must have.*Received: 3": lambda: vae_zoo.DenseVAE((8, 6, 1), prior=3),
+    "network='convolutional'": lambda: vae_zoo.Autoencoder(network="convolutional"),
+    r"`decoder` must return \(batch, \*\(8, 6, 15\)\).*Received: \(None, 8, 6, 1\)": lambda: (
+        vae_zoo.VAE(
+            networks.mlp_encoder((8, 6, 1), 2, (3,), "relu"),
+            networks.mlp_decoder(2, (8, 6, 1), 1, (3,), "relu"),
+            "discretized_logistic",
+        )
+    ),
+    "`variance`.*Received: 'optimum'": lambda: likelihoods.Gaussian("optimum"),
+    "`variance`.*Received: -1.0": lambda: likelihoods.Gaussian(-1.0),
+    "`scale`.*Received: 0": lambda: likelihoods.Laplace(0),
+    "components=0": lambda: likelihoods.DiscretizedLogistic(0),
+    "period=0": lambda: schedules.Cyclical(0),
+    "ratio=1.5": lambda: schedules.Cyclical(5, ratio=1.5),
+    "width=0": lambda: schedules.Sigmoid(5, width=0),
+    "num_samples`.*Received: -1": lambda: (
+        FAMILIES["dense_bernoulli"]
+        .make()
+        .log_likelihood(FAMILIES["dense_bernoulli"].x, num_samples=-1)
+    ),
+    "empty": lambda: FAMILIES["dense_bernoulli"].make().encode(images(0, (8, 6, 1))),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_settings_are_named(message):
+    with pytest.raises(ValueError, match=message):
+        WRONG[message]()
+
+
+# === Structure ===
+
+# What a family may define although Keras does: where Keras means it to.
+OVERRIDES = {
+    *("call", "build", "compute_output_shape", "get_config", "from_config"),
+    *("train_step", "test_step", "metrics", "compile", "fit", "evaluate", "save"),
+    *("get_compile_config", "compile_from_config", "save_own_variables", "load_own_variables"),
+}
+
+
+def _classes():
+    classes = {c for family in FAMILIES.values() for c in type(family.make()).__mro__}
+    for module in (vae_zoo.layers, likelihoods, priors):
+        classes |= {c for c in vars(module).values() if isinstance(c, type)}
+    return {c for c in classes if c.__module__.startswith("vae_zoo.")}
+
+
+def test_no_name_of_keras_or_torch_is_reused():
+    # On PyTorch a Keras model is a torch.nn.Module, so that run forbids torch's names too.
+    taken = set(dir(keras.Model)) - OVERRIDES
+    classes = _classes()
+    assert {base.Trainable, vae_zoo.VAE, likelihoods.Gaussian, vae_zoo.layers.PixelShuffle} <= (
+        classes
+    )
+    for cls in classes:
+        own = {name for name in vars(cls) if not name.startswith("__")}
+        assert not own & taken, cls
+    for name, family in FAMILIES.items():
+        model = family.make()
+        plain = vars(keras.Model(name="plain"))
+        own = {key for key in set(vars(model)) - set(plain) if not key.startswith("_")}
+        assert not own & taken, name
+
+
+LEVELS = (  # a module imports only from levels above its own
+    {"backend", "distributions", "layers", "schedules", "cli", "data"},
+    {"likelihoods", "networks"},
+    {"base"},
+    {"priors"},
+    {"models"},
+    {"evaluate", "plots", "zoo"},
+    {"runs"},
+    {"__init__"},
+)
+
+
+def _imports(path):
+    """Names of the modules a file imports, with what comes from the package itself in full."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name}: a relative import"
+            inner = node.module in ("vae_zoo", "vae_zoo.models")
+            yield from (f"{node.module}.{a.name}" if inner else node.module for a in node.names)
+
+
+def test_imports_form_the_dag_of_the_design():
+    level = {module: i for i, modules in enumerate(LEVELS) for module in modules}
+    files = [p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "models" / "__init__.py"]
+    assert {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in files} <= set(level)
+    for path in files:
+        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        imported = set(_imports(path))
+        inner = {i.split(".")[1] for i in imported if i.startswith("vae_zoo.")}
+        if name == "models":
+            parents = {i for i in imported if i.startswith("vae_zoo.models.")}
+            assert len(parents) <= 1, f"{path.name} imports {parents}"
+            inner.discard("models")
+        assert all(level[i] < level[name] for i in inner), f"{path.name} imports {inner}"
+        engines = {i.split(".")[0] for i in imported} & {"tensorflow", "torch", "jax"}
+        assert not engines or name == "backend", f"{path.name} imports {engines}"
+
+
+if __name__ == "__main__":
+    base.Trainable.draw = lambda self, *args: table(*args)
+    sys.stdout.write(f"{LOSSES.name}, computed on {keras.backend.backend()}\n")
+    LOSSES.write_text(json.dumps({name: losses(name) for name in FAMILIES}, indent=1) + "\n")
