@@ -56,31 +56,26 @@ def filled(model):
     return model
 
 
-def new(name, seed=1):
-    """An eager model: on JAX they share what is compiled, operations; compiled ones do not."""
+def new(name, seed=1, run_eagerly=True):
     model = filled(FAMILIES[name].make(seed=seed))
-    model.compile(keras.optimizers.SGD(0.02, global_clipnorm=5.0), run_eagerly=True)
+    model.compile(keras.optimizers.SGD(0.02, global_clipnorm=5.0), run_eagerly=run_eagerly)
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
-def adam():
-    # A large epsilon: a step that is the sign of a rounding error could not be compared.
-    return keras.optimizers.Adam(0.05, epsilon=1e-2)
-
-
 @functools.cache
-def _compiled(name):
-    model = filled(FAMILIES[name].make(seed=1))
-    model.compile(adam())
-    model.optimizer.build(model.trainable_variables)
+def _cached(name, run_eagerly):
+    model = new(name, run_eagerly=run_eagerly)
     return model, state(model)
 
 
-def compiled(name):
-    """A compiled model in its initial state. Compiling is slow, so that there is one a family."""
-    model, initial = _compiled(name)
+def fresh(name, run_eagerly=True):
+    """A model in its initial state. Building one is slow, and compiling slower, so there is one of
+    each kind a family; eager ones share on JAX what is compiled, an operation a shape."""
+    model, initial = _cached(name, run_eagerly)
     for variable, value in zip(everything(model), initial):
         variable.assign(value)
+    model.reset_metrics()
     return model
 
 
@@ -115,7 +110,7 @@ def test_every_public_family_is_in_the_table():
 @over_families
 @pytest.mark.parametrize("training", [True, False])
 def test_objective_returns_one_finite_float32_number_an_example(name, training):
-    model, family = new(name), FAMILIES[name]
+    model, family = fresh(name), FAMILIES[name]
     outputs = model.objective(model.prepare(family.x), family.y, training=training)
     assert {"loss", *type(model).logged} <= set(model.means.names) <= set(outputs)
     for key in model.means.names:
@@ -131,7 +126,7 @@ def test_objective_returns_one_finite_float32_number_an_example(name, training):
 
 @over_families
 def test_no_number_depends_on_the_other_examples(name, noise_table):
-    model, family = new(name), FAMILIES[name]
+    model, family = fresh(name), FAMILIES[name]
     whole, part = objective(model, family), objective(model, family, rows=slice(3))
     for key in whole:
         np.testing.assert_allclose(part[key], whole[key][:3], rtol=1e-5, err_msg=key)
@@ -139,7 +134,7 @@ def test_no_number_depends_on_the_other_examples(name, noise_table):
 
 @over_families
 def test_every_trainable_weight_gets_a_gradient(name, noise_table):
-    model, family = new(name), FAMILIES[name]
+    model, family = fresh(name), FAMILIES[name]
     x = model.prepare(family.x)
 
     def loss():
@@ -184,7 +179,7 @@ def test_losses_are_the_same_on_every_backend(name, noise_table):
 
 @over_families
 def test_a_config_through_json_is_the_same_model(name, noise_table):
-    model, family = new(name), FAMILIES[name]
+    model, family = fresh(name), FAMILIES[name]
     text = json.dumps(model.get_config())
     copy = type(model).from_config(json.loads(text))
     assert json.dumps(copy.get_config()) == text
@@ -199,7 +194,7 @@ def test_a_config_through_json_is_the_same_model(name, noise_table):
 
 @over_families
 def test_a_file_is_the_same_model(name, noise_table, tmp_path):
-    model, family = new(name), FAMILIES[name]
+    model, family = fresh(name), FAMILIES[name]
     step(model, family)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -217,7 +212,7 @@ def test_a_file_is_the_same_model(name, noise_table, tmp_path):
 
 @over_families
 def test_evaluate_changes_nothing_and_repeats_itself(name):
-    model, family = compiled(name), FAMILIES[name]
+    model, family = fresh(name, run_eagerly=False), FAMILIES[name]
     before = state(model)
     first = model.evaluate(family.x, family.y, 8, verbose=0, return_dict=True)
     assert set(first) == set(model.means.names)
@@ -229,7 +224,7 @@ def test_evaluate_changes_nothing_and_repeats_itself(name):
 
 @over_families
 def test_fit_changes_every_weight_and_the_loss_falls(name):
-    model, family = compiled(name), FAMILIES[name]
+    model, family = fresh(name, run_eagerly=False), FAMILIES[name]
     before = [np.array(array(v)) for v in model.trainable_variables]
     repeated = [a if a is None else np.concatenate([a] * 15) for a in (family.x, family.y)]
 
@@ -238,7 +233,7 @@ def test_fit_changes_every_weight_and_the_loss_falls(name):
 
     first = loss()
     history = model.fit(*repeated, batch_size=8, shuffle=False, verbose=0).history
-    assert loss() < first - 0.02 * abs(first)
+    assert loss() < first - 0.003 * abs(first)
     assert np.isfinite(history["loss"][0]) and history["skipped"] == [0]
     for variable, old in zip(model.trainable_variables, before):
         assert not np.array_equal(array(variable), old), variable.path
@@ -246,15 +241,10 @@ def test_fit_changes_every_weight_and_the_loss_falls(name):
 
 @over_families
 def test_eager_is_compiled(name):
-    eager, family = new(name), FAMILIES[name]
-    eager.compile(adam(), run_eagerly=True)
-    for _ in range(3):
-        expected = step(eager, family)
-    model = compiled(name)
-    model.reset_metrics()
-    for _ in range(3):
-        logs = step(model, family)
-    assert logs == pytest.approx(expected, rel=1e-4)
+    eager, compiled, family = fresh(name), fresh(name, run_eagerly=False), FAMILIES[name]
+    assert step(compiled, family) == pytest.approx(step(eager, family), rel=1e-4)
+    for variable, a, b in zip(everything(eager), state(eager), state(compiled)):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5, err_msg=variable.path)
 
 
 @over_families
@@ -265,7 +255,7 @@ def test_equal_seeds_give_equal_numbers_and_others_others(name):
         for model in (new(name, seed) for seed in (1, 1, 2))
     )
     np.testing.assert_array_equal(a, b)
-    if isinstance(new(name), base.BaseVAE):
+    if isinstance(fresh(name), base.BaseVAE):
         assert np.isclose(a, c).mean() < 0.3
         assert np.isclose(a[0], a[1]).mean() < 0.3  # each step has noise of its own
 
@@ -282,12 +272,12 @@ TOWERS = {
 @pytest.mark.parametrize("tower", TOWERS)
 def test_convolutional_networks_take_any_size(tower, size):
     shape = (*size, 1)
-    model = TOWERS[tower](shape)()
-    model.compile(keras.optimizers.SGD(1e-5), run_eagerly=True)
+    model = TOWERS[tower](shape, filters=(2, 2))()
+    model.compile(keras.optimizers.SGD(1e-5))
     x = images(2, shape)
     logs = model.train_on_batch(x, return_dict=True)
     assert np.isfinite(logs["loss"]) and logs["skipped"] == 0
-    assert array(model(x)).shape == x.shape
+    assert model.decode(model.encode(x)).shape == x.shape
     assert model.latent_shape == ((-(-size[0] // 4), -(-size[1] // 4), 2) if tower == "grid"
                                   else (2,))  # fmt: skip
     if tower != "autoencoder":
@@ -299,7 +289,7 @@ def test_convolutional_networks_take_any_size(tower, size):
 
 @over_families
 def test_wrong_images_are_named(name):
-    model, family = new(name), FAMILIES[name]
+    model, family = fresh(name), FAMILIES[name]
     wrong = {
         rf"shape=\(8, 7, 6, {family.x.shape[-1]}\)": family.x[:, 1:],
         r"shape=\(8, 6, \d\)|shape=\(8, 8, 6\)": family.x[..., 0],
@@ -366,7 +356,13 @@ def test_wrong_settings_are_named(message):
 OVERRIDES = {
     *("call", "build", "compute_output_shape", "get_config", "from_config"),
     *("train_step", "test_step", "metrics", "compile", "fit", "evaluate", "save"),
-    *("get_compile_config", "compile_from_config", "save_own_variables", "load_own_variables"),
+    *(
+        "_flatten_metrics_in_order",
+        "get_compile_config",
+        "compile_from_config",
+        "save_own_variables",
+        "load_own_variables",
+    ),
 }
 
 
