@@ -97,14 +97,12 @@ def global_norm(tensors):
     return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
 
 
-def apply_gradients(optimizer, gradients, variables, accept=True):
+def apply_gradients(optimizer, gradients, variables, accept):
     """`optimizer.apply`, or nothing at all where the boolean scalar `accept` is false.
 
     What is refused leaves the variables, the optimizer's slots and `iterations` as they were. The
     choice is made on the device; only PyTorch on a CPU looks at `accept`, where that costs nothing.
     """
-    if accept is True:
-        return _apply(optimizer, gradients, variables)
     if BACKEND == "tensorflow":
 
         def update():

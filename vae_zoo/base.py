@@ -513,17 +513,22 @@ class LatentModel(Trainable):
 class BaseVAE(LatentModel):
     """A `LatentModel` with a likelihood p(x|z), a prior p(z) and a bound on log p(x).
 
-    Families write `objective` with `"elbo"` among the logged terms, and `log_weights`. Families set
-    `self.likelihood` and `self.prior` in `__init__`.
+    Families set `self.likelihood` and `self.prior` in `__init__`, and write `log_weights` and
+    `objective`. The objective returns "reconstruction", "kl" and "elbo" = -reconstruction - kl;
+    with `training=False` its loss is -elbo, whatever it trains on. A tighter bound is a term of its
+    own, and `monitor` may name it.
     """
 
-    def log_weights(self, x, y=None, num_samples=1):
+    monitor = "elbo"  # of the logged terms, the one whose best validation epoch is kept
+
+    def log_weights(self, x, y=None, num_samples=1, training=False):
         """log p(x, z) - log q(z|x) of `num_samples` reparametrised draws z ~ q(z|x).
 
         Args:
             x: float32 (batch, *image_shape), as `prepare` returns it.
             y: labels or None.
             num_samples: int.
+            training: True where it is part of a training loss (dropout, a variance being fitted).
 
         Returns:
             float32 (num_samples, batch), nats.

@@ -73,7 +73,8 @@ def fit(model, train, validation, epochs, batch_size, seed, patience, output, re
     output.mkdir(parents=True, exist_ok=True)
     batches = data.Batches(*train, batch_size=batch_size, seed=seed)
     held_out = data.Batches(*validation, batch_size=batch_size, shuffle=False)
-    monitor, mode = ("val_elbo", "max") if isinstance(model, BaseVAE) else ("val_loss", "min")
+    bound = getattr(model, "monitor", None)
+    monitor, mode = (f"val_{bound}", "max") if bound else ("val_loss", "min")
     stopping = keras.callbacks.EarlyStopping(
         monitor, patience=patience, mode=mode, restore_best_weights=True
     )

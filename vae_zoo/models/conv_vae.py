@@ -60,7 +60,7 @@ class ConvVAE(VAE):
         super().__init__(
             networks.conv_encoder(image_shape, latent_dim, **shared),
             networks.conv_decoder(latent_dim, image_shape, num_parameters, **shared),
-            likelihood,
+            likelihood=likelihood,
             **kwargs,
         )
         self.latent_dim, self.latent_grid, self.filters = latent_dim, latent_grid, tuple(filters)

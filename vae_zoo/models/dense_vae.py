@@ -47,7 +47,7 @@ class DenseVAE(VAE):
         super().__init__(
             networks.mlp_encoder(image_shape, latent_dim, **shared),
             networks.mlp_decoder(latent_dim, image_shape, num_parameters, **shared),
-            likelihood,
+            likelihood=likelihood,
             **kwargs,
         )
         self.latent_dim, self.hidden, self.activation = latent_dim, tuple(hidden), activation

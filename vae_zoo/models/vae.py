@@ -38,6 +38,9 @@ class VAE(BaseVAE):
     Input: (batch, *image_shape), uint8 in 0..255 or float in [0, 1].
     Output: float32 of the same shape, the mean of p(x|z) at z_mean. Latent: z_mean.
     Logs: reconstruction (-E log p(x|z)), kl, elbo (nats per example); beta where it is a schedule.
+
+    A child with an objective of its own returns `x` and `parameters` too while training: what a
+    likelihood with an optimal variance is fitted to.
     """
 
     logged = ("reconstruction", "kl", "elbo")
@@ -47,6 +50,7 @@ class VAE(BaseVAE):
         encoder,
         decoder,
         likelihood="bernoulli",
+        *,
         beta=1.0,
         prior=None,
         free_bits=0.0,
@@ -132,14 +136,13 @@ class VAE(BaseVAE):
         return outputs
 
     def update_state(self, outputs, weights, training):
-        if training:
+        if training and self.likelihood.fitted:
             self.likelihood.update(outputs["x"], outputs["parameters"], weights)
 
-    def log_weights(self, x, y=None, num_samples=1):
-        z, z_mean, z_log_var = self.sample_posterior(x, num_samples)
-        log_joint = self.likelihood.log_prob(
-            x, self.likelihood_parameters(z)
-        ) + self.prior.log_prob(z)
+    def log_weights(self, x, y=None, num_samples=1, training=False):
+        z, z_mean, z_log_var = self.sample_posterior(x, num_samples, training)
+        parameters = self.likelihood_parameters(z, training)
+        log_joint = self.likelihood.log_prob(x, parameters, training) + self.prior.log_prob(z)
         return log_joint - self.log_posterior(z, z_mean, z_log_var)
 
     def _sum_latents(self, values):
