@@ -6,6 +6,7 @@ stores those of new families, and, after a change that is meant to move them, th
 
 import ast
 import functools
+import inspect
 import json
 import pathlib
 import sys
@@ -183,6 +184,8 @@ def test_losses_are_the_same_on_every_backend(name, noise_table):
 def test_a_config_through_json_is_the_same_model(name, noise_table):
     model, family = fresh(name), FAMILIES[name]
     text = json.dumps(model.get_config())
+    keywords = set(inspect.signature(type(model)).parameters) - {"kwargs"}
+    assert keywords | {"seed", "skip_threshold"} <= set(json.loads(text))
     copy = type(model).from_config(json.loads(text))
     assert json.dumps(copy.get_config()) == text
     assert len(copy.variables) == len(model.variables)
@@ -190,8 +193,10 @@ def test_a_config_through_json_is_the_same_model(name, noise_table):
         mine.assign(its)
     copy.compile("sgd")
     copy.optimizer.iterations.assign(model.optimizer.iterations)
-    for key, value in objective(model, family).items():
-        np.testing.assert_allclose(objective(copy, family)[key], value, rtol=1e-6, err_msg=key)
+    for training in (True, False):
+        result, expected = (objective(m, family, training) for m in (copy, model))
+        for key, value in expected.items():
+            np.testing.assert_allclose(result[key], value, rtol=1e-6, err_msg=key)
 
 
 @over_families
@@ -318,6 +323,10 @@ def test_wrong_images_are_named(name):
 WRONG = {
     "latent_dim=0": lambda: vae_zoo.DenseVAE((8, 6, 1), latent_dim=0),
     r"hidden=\(5, -1\)": lambda: vae_zoo.DenseVAE((8, 6, 1), hidden=(5, -1)),
+    "hidden=300": lambda: vae_zoo.DenseVAE((8, 6, 1), hidden=300),
+    r"filters=\(\)": lambda: vae_zoo.ConvVAE((8, 6, 1), filters=()),
+    "blocks=-1": lambda: vae_zoo.ConvVAE((8, 6, 1), blocks=-1),
+    "free_bits=nan": lambda: vae_zoo.DenseVAE((8, 6, 1), free_bits=float("nan")),
     "units=True": lambda: vae_zoo.ConvVAE((8, 6, 1), units=True),
     r"filters=\(4, 2.5\)": lambda: vae_zoo.ConvVAE((8, 6, 1), filters=(4, 2.5)),
     r"image_shape=\(8, 6\)": lambda: vae_zoo.ConvVAE((8, 6)),

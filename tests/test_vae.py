@@ -14,7 +14,7 @@ from test_families import array, filled, table
 
 from vae_zoo import VAE, likelihoods, priors, schedules
 from vae_zoo.base import Trainable
-from vae_zoo.evaluate import measure
+from vae_zoo.evaluate import active_units, measure
 
 # The linear Gaussian VAE: x = W z + b + s noise. The columns of W are orthogonal, so that the
 # posterior is a Gaussian with independent entries, which the encoder can be.
@@ -435,6 +435,10 @@ def test_measure_counts_active_units_bits_and_uint8():
     bits = -numbers["elbo"]["value"] / np.log(2) / 48
     assert numbers["bits_per_dim"]["value"] == pytest.approx(bits, rel=1e-5)
     assert not any(name.startswith("nll") for name in numbers)
+
+
+def test_a_unit_is_active_above_a_variance_of_a_hundredth():
+    assert active_units(np.array([[0.0, 0.0, 5.0], [0.19, 0.21, 5.0]])) == 1  # 0.009, 0.011, 0
 
 
 def test_measure_an_autoencoder():

@@ -609,7 +609,7 @@ class BaseVAE(LatentModel):
         Returns:
             NumPy float32 (n, *image_shape) in data space.
         """
-        seed = int(np.random.randint(2**31 - 1) if seed is None else seed)
+        seed = int(np.random.randint(2**31 - 1) if seed is None else seed % (2**31 - 1))
         source = keras.random.SeedGenerator(
             int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2)
         )

@@ -29,6 +29,16 @@ def check_sizes(**sizes):
             raise ValueError(f"`{name}` may name {DEEPEST} layers. Received: {len(value)}")
 
 
+def check_widths(at_least, **widths):
+    """Raises `ValueError` unless every value is a tuple of `at_least` ints of sane size."""
+    for name, value in widths.items():
+        if not isinstance(value, (tuple, list)) or len(value) < at_least:
+            raise ValueError(
+                f"`{name}` must be a tuple of at least {at_least} ints. Received: {name}={value!r}"
+            )
+    check_sizes(**widths)
+
+
 def check_elements(what, shape):
     """Raises `ValueError` where a tensor of this shape would be of absurd size."""
     if math.prod(shape) > MOST:
@@ -87,7 +97,8 @@ def mlp_encoder(
         heads: names of the outputs.
         dtype: precision policy of the layers.
     """
-    check_sizes(latent_dim=latent_dim, hidden=hidden)
+    check_sizes(latent_dim=latent_dim)
+    check_widths(0, hidden=hidden)
     inputs = keras.Input(check_image_shape(image_shape), name="image")
     x = layers.Flatten(dtype=dtype)(inputs)
     for units in hidden:
@@ -102,7 +113,8 @@ def mlp_decoder(latent_dim, image_shape, num_parameters, hidden, activation, dty
     Args as of `mlp_encoder`; `hidden` is given from the image on too: one tuple serves both.
     """
     height, width, _ = check_image_shape(image_shape)
-    check_sizes(latent_dim=latent_dim, hidden=hidden, num_parameters=num_parameters)
+    check_sizes(latent_dim=latent_dim, num_parameters=num_parameters)
+    check_widths(0, hidden=hidden)
     inputs = keras.Input((latent_dim,), name="latent")
     x = inputs
     for units in reversed(hidden):
@@ -145,7 +157,8 @@ def conv_encoder(
         heads: names of the outputs.
         dtype: precision policy of the layers.
     """
-    check_sizes(latent_dim=latent_dim, filters=filters, units=units or 1)
+    check_sizes(latent_dim=latent_dim, units=units or 1)
+    check_widths(1, filters=filters)
     x = inputs = keras.Input(check_image_shape(image_shape), name="image")
     for channels in filters:
         x = _nonlinear(
@@ -170,8 +183,8 @@ def conv_decoder(
     (batch, latent_dim), or (batch, *grid_shape, latent_dim) where `units` is None, to
     (batch, height, width, num_parameters).
     """
-    check_sizes(latent_dim=latent_dim, filters=filters, units=units or 1)
-    check_sizes(num_parameters=num_parameters)
+    check_sizes(latent_dim=latent_dim, units=units or 1, num_parameters=num_parameters)
+    check_widths(1, filters=filters)
     rows, columns = grid_shape(image_shape, filters)
     same = {"kernel_size": 3, "padding": "same"}
     if units is None:

@@ -31,7 +31,8 @@ class VAE(BaseVAE):
             while training; evaluation has 1. Above 1 it is a beta-VAE, rising to 1 a warm-up.
         prior: None for N(0, I), or anything with `log_prob` and `sample` (see `with_prior`).
         free_bits: float, nats a latent may use before its KL costs anything, on the batch mean:
-            sum_j max(free_bits, mean_batch KL_j), while training (lambda in eq. 15; there 0.1-2).
+            sum_j max(free_bits, mean_batch KL_j), while training (lambda in eq. 15; there 0.1-2). A
+            prior other than N(0, I) has one KL for all latents, and one floor.
         num_samples: int, draws of z per example (L in eq. 7; 1 there).
         seed, skip_threshold: see `Trainable`.
 
@@ -62,7 +63,7 @@ class VAE(BaseVAE):
             raise ValueError(
                 f"`beta` must be a float >= 0 or a LearningRateSchedule. Received: beta={beta!r}"
             )
-        if free_bits < 0:
+        if not 0 <= free_bits < float("inf"):
             raise ValueError(f"`free_bits` must be >= 0. Received: free_bits={free_bits}")
         if num_samples < 1:
             raise ValueError(f"`num_samples` must be at least 1. Received: {num_samples}")
