@@ -12,7 +12,7 @@ def conv_vae(
     dataset="digits",
     epochs=100,
     batch_size=128,
-    latent_dim=40,
+    latent_dim=16,
     latent_grid=False,
     filters=(32, 64),
     units=256,

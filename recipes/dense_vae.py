@@ -13,7 +13,7 @@ def dense_vae(
     dataset="digits",
     epochs=100,
     batch_size=128,
-    latent_dim=40,
+    latent_dim=16,
     hidden=(300, 300),
     likelihood="bernoulli",
     static=False,

@@ -205,6 +205,7 @@ def report(model, train, test, history, settings, output, importance_samples=0):
     cli.write_json(output / "config.json", _config(model, settings, x))
     files = [
         (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),
+        (output / "checkpoint.npz", "what --resume goes on from"),
         (output / "history.csv", "every logged term, epoch by epoch"),
         (output / "config.json", "settings, versions, fingerprint of the test images"),
         (output / "numbers.json", "the numbers above"),
