@@ -254,4 +254,7 @@ def _pictures(model, x, y, history, output, seed):
         "latent space of the test images",
     )
     if model.latent_shape == (2,):
-        yield plots.latent_grid(model.decode, output / "latent_grid.png"), "the decoded plane"
+        # Where a prior says where codes lie; an autoencoder's lie where they happen to.
+        limit = 3.0 if isinstance(model, BaseVAE) else float(np.abs(codes).max())
+        path = plots.latent_grid(model.decode, output / "latent_grid.png", limit)
+        yield path, "the decoded plane"
