@@ -25,6 +25,15 @@ def restore(value):
     return value
 
 
+def noise_source(seed):
+    """A `SeedGenerator` whose stream is its own; `seed` is an int, or None to draw one.
+
+    On PyTorch Keras seeds a draw by the sum of seed and counter, so that near seeds would give
+    shifted copies of one stream: they are spread.
+    """
+    return keras.random.SeedGenerator(int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2))
+
+
 class Trainable(keras.Model):
     """A model trained by minimising `objective(x, y, training)["loss"]`.
 
@@ -51,10 +60,7 @@ class Trainable(keras.Model):
         if skip_threshold is not None and not skip_threshold > 0:
             raise ValueError(f"`skip_threshold` must be positive. Received: {skip_threshold}")
         self.seed, self.skip_threshold = seed, skip_threshold
-        # On PyTorch Keras seeds a draw by the sum of seed and counter, so near seeds would give
-        # shifted copies of one stream: spread them.
-        spread = np.random.SeedSequence(seed).generate_state(1)[0] >> 2
-        self.noise = keras.random.SeedGenerator(int(spread))
+        self.noise = noise_source(seed)
         self.means = Means(("loss", *(self.logged if logged is None else logged)))
 
     def objective(self, x, y=None, training=False):
@@ -610,10 +616,7 @@ class BaseVAE(LatentModel):
             NumPy float32 (n, *image_shape) in data space.
         """
         seed = int(np.random.randint(2**31 - 1) if seed is None else seed % (2**31 - 1))
-        source = keras.random.SeedGenerator(
-            int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2)
-        )
-        z = ops.convert_to_numpy(self.prior.sample(n, seed=source))
+        z = ops.convert_to_numpy(self.prior.sample(n, seed=noise_source(seed)))
         if not pixels:
             return self.decode(z, batch_size)
 
