@@ -146,7 +146,7 @@ def test_every_trainable_weight_gets_a_gradient(name, noise_table):
 
     variables = model.trainable_variables
     others = [*model.non_trainable_variables, *model.optimizer.variables]
-    _, gradients = backend.value_and_gradients(loss, variables, others)
+    _, gradients = backend.value_and_gradients(loss, (), variables, others)
     norms = {v.path: float(np.linalg.norm(array(g))) for v, g in zip(variables, gradients)}
     assert all(np.isfinite(norm) and norm > 1e-6 for norm in norms.values()), norms
 

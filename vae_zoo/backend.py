@@ -7,10 +7,16 @@ same code inside a `keras.StatelessScope` that holds *every* variable and reads 
 of the scope.
 """
 
+import contextlib
+import functools
+import sys
+
 import keras
 from keras import ops
+from keras.src.utils import module_utils
 
 BACKEND = keras.config.backend()
+STEPS_PER_EXECUTION = 8 if BACKEND == "tensorflow" else 1  # a tenth of a small step there
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
@@ -22,6 +28,12 @@ else:
     raise ImportError(
         f"vae_zoo trains on the Keras backends tensorflow, jax and torch. Received: {BACKEND}"
     )
+
+
+if BACKEND != "tensorflow" and "tensorflow" not in sys.modules:
+    # Keras imports an installed TensorFlow on every backend, to seed it and to save a model: several
+    # seconds, pages of log, and with PyTorch a process in which both may crash.
+    module_utils.tensorflow._available = False
 
 
 def stateful(step, args, *groups):
@@ -44,14 +56,16 @@ def stateful(step, args, *groups):
     return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
 
 
-def value_and_gradients(function, variables, others=()):
-    """Differentiates `function() -> (scalar, outputs)` with respect to `variables`.
+def value_and_gradients(function, inputs, variables, others=(), recordings=None):
+    """Differentiates `function(*inputs) -> (scalar, outputs)` with respect to `variables`.
 
     Args:
-        function: takes nothing; reads `variables` and may assign any of `others`.
+        function: reads `variables` and may assign any of `others`.
+        inputs: list of tensors, None among them allowed.
         variables: list of `keras.Variable`.
         others: every other variable that `function` may read or assign (JAX needs them, since an
             inner scope does not see the values of the outer one).
+        recordings: None, or the `Recordings` of the model whose function it is (PyTorch).
 
     Returns:
         `(outputs, gradients)`: `outputs` cut from the graph; gradients dense, zeros for a variable
@@ -59,30 +73,166 @@ def value_and_gradients(function, variables, others=()):
     """
     if BACKEND == "tensorflow":
         with tf.GradientTape() as tape:
-            scalar, outputs = function()
+            scalar, outputs = function(*inputs)
         gradients = tape.gradient(scalar, [v.value for v in variables])
-    elif BACKEND == "torch":
-        scalar, outputs = function()
-        # A variable used by no term (a frozen prior's, say) has no gradient: `allow_unused`.
-        gradients = torch.autograd.grad(scalar, [v.value for v in variables], allow_unused=True)
-    else:
-
-        def pure(values):
-            pairs = [*zip(variables, values), *((v, v.value) for v in others)]
-            # `collect_losses`: or activity regularisers would get lost.
-            with keras.StatelessScope(pairs, collect_losses=True) as scope:
-                scalar, outputs = function()
-            return scalar, (outputs, [scope.get_current_value(v) for v in others])
-
-        differentiate = jax.value_and_grad(pure, has_aux=True)
-        (_, (outputs, values)), gradients = differentiate([v.value for v in variables])
+    elif BACKEND == "jax":
+        differentiate = jax.value_and_grad(_pure(function, variables, others), has_aux=True)
+        (_, (outputs, values)), gradients = differentiate(
+            [v.value for v in variables], [v.value for v in others], inputs
+        )
         for variable, value in zip(others, values):
             variable.assign(value)
+    elif recordings is not None and (play := recordings.of(function, inputs, variables, others)):
+        return play(inputs)
+    else:
+        scalar, outputs = function(*inputs)
+        gradients = _torch_gradients(scalar, [v.value for v in variables])
     gradients = [
         ops.zeros(v.shape, v.dtype) if g is None else _dense(g)
         for g, v in zip(gradients, variables)
     ]
     return keras.tree.map_structure(ops.stop_gradient, outputs), gradients
+
+
+def _pure(function, variables, others):
+    """`function` of explicit values of its variables; returns the new values of `others` too."""
+
+    def pure(values, other_values, inputs):
+        pairs = [*zip(variables, values), *zip(others, other_values)]
+        # `collect_losses`: or activity regularisers would get lost.
+        with keras.StatelessScope(pairs, collect_losses=True) as scope:
+            scalar, outputs = function(*inputs)
+        return scalar, (outputs, [scope.get_current_value(v) for v in others])
+
+    return pure
+
+
+def _torch_gradients(scalar, values):
+    # A variable used by no term (a frozen prior's, say) has no gradient: `allow_unused`.
+    return torch.autograd.grad(scalar, values, allow_unused=True)
+
+
+class Recordings:
+    """On PyTorch, a function and its gradient as flat lists of tensor operations, one a shape.
+
+    Keras's layers cost a third of a small step in Python. So the first call with inputs of new
+    shapes is recorded, and later calls play it back: the same operations in the same order, and
+    nothing between them. What reads a number on the host, as a dropout layer does its seed, cannot
+    be recorded and runs layer by layer. As with a compiled function on the other backends, Python
+    attributes are read once.
+
+    Args:
+        model: `Trainable`, whose `draw` makes all noise.
+    """
+
+    def __init__(self, model):
+        self.model, self.players = model, {}
+
+    def of(self, function, inputs, variables, others):
+        """A function of `inputs` that does what `value_and_gradients` says, or None."""
+        key = (*map(_description, inputs), *map(id, variables))
+        if key not in self.players:
+            self.players[key] = self._player(function, inputs, variables, others)
+        return self.players[key]
+
+    def _player(self, function, inputs, variables, others):
+        pure, assigned = _pure(function, variables, others), []
+
+        def differentiate(values, other_values, *inputs):
+            with torch.enable_grad():
+                values = [v.detach().requires_grad_() for v in values]
+                scalar, (outputs, new) = pure(values, other_values, inputs)
+                gradients = [
+                    torch.zeros_like(v) if g is None else g
+                    for g, v in zip(_torch_gradients(scalar, values), values)
+                ]
+            assigned[:] = [i for i, v in enumerate(new) if v is not other_values[i]]
+            return outputs, gradients, [new[i] for i in assigned]
+
+        def arguments(inputs):
+            return [v.value for v in variables], [v.value for v in others], *inputs
+
+        play = _recorded(differentiate, self.model, arguments(inputs))
+
+        def assign_and_return(inputs):
+            outputs, gradients, new = play(*arguments(inputs))
+            for i, value in zip(assigned, new):
+                others[i].assign(value)
+            return outputs, gradients
+
+        return play and assign_and_return
+
+
+def _description(tensor):
+    return None if tensor is None else (tensor.shape, tensor.dtype, tensor.device)
+
+
+def _recorded(function, model, arguments):
+    """`function` as a flat list of operations (PyTorch); None if it cannot be recorded.
+
+    `make_fx` runs it once and notes every operation. Noise is an argument of the recording, drawn
+    by `model.draw` each time it is played.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx  # half a second, so not at import
+
+    drawn = []
+
+    def note(shape, distribution="normal"):
+        drawn.append((tuple(shape), distribution))
+        return getattr(keras.random, distribution)(shape, seed=0)
+
+    with torch.no_grad(), _drawing(model, note):  # how many draws there are, of which shapes
+        function(*arguments)
+
+    def of_noise(noise, *arguments):
+        noise = iter(noise)
+        with _drawing(model, lambda *_: next(noise)):
+            return function(*arguments)
+
+    noise = [getattr(keras.random, kind)(shape, seed=0) for shape, kind in drawn]
+    try:
+        with torch.no_grad():
+            graph = _streamlined(make_fx(of_noise)(noise, *arguments))
+    except RuntimeError:  # a value was asked for
+        return None
+
+    def play(*arguments):
+        with torch.no_grad():
+            return graph([model.draw(*one) for one in drawn], *arguments)
+
+    return play
+
+
+def _streamlined(graph):
+    """A recorded graph, which never runs under autograd and changes no tensor in place, without
+    detaching and copying, and with each matrix product and its bias as one operation."""
+    aten = torch.ops.aten
+    layout = lambda node: (node.meta["val"].shape, node.meta["val"].stride())  # noqa: E731
+    for node in graph.graph.nodes:
+        copies = node.target is aten.clone.default and layout(node) == layout(node.args[0])
+        if copies or node.target is aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+        elif node.target is aten.add.Tensor and not node.kwargs:
+            product, bias = node.args
+            once = getattr(product, "target", None) is aten.mm.default and len(product.users) == 1
+            if once and isinstance(bias, torch.fx.Node) and bias.meta["val"].ndim == 1:
+                node.target, node.args = aten.addmm.default, (bias, *product.args)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+@contextlib.contextmanager
+def _drawing(model, draw):
+    """Context in which `model.draw` is the function `draw`."""
+    before = model.__dict__.get("draw")
+    model.__dict__["draw"] = draw
+    try:
+        yield
+    finally:
+        del model.__dict__["draw"]
+        if before is not None:
+            model.__dict__["draw"] = before
 
 
 def _dense(gradient):
@@ -95,6 +245,79 @@ def global_norm(tensors):
         norms = torch._foreach_norm([t.float() for t in tensors])
         return torch.linalg.vector_norm(torch.stack(norms))
     return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
+
+
+def accelerate(optimizer):
+    """Makes Adam and AdamW update by the engine's fused kernel, in one pass over memory.
+
+    Keras's own update makes a temporary of every intermediate: on PyTorch nearly half of a step of
+    a dense network. The slots stay Keras's, and so saving, resuming and other backends see no
+    difference. (On JAX XLA fuses the update anyway.)
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a loss-scaling one
+    if isinstance(optimizer, keras.optimizers.Adam):
+        if BACKEND == "torch":
+            optimizer._parallel_update_step = functools.partial(_torch_adam, optimizer)
+        elif BACKEND == "tensorflow":
+            optimizer.update_step = functools.partial(_tensorflow_adam, optimizer)
+
+
+def _tensorflow_adam(optimizer, gradient, variable, learning_rate):
+    """var -= lr sqrt(1 - beta_2^t) / (1 - beta_1^t) * m / (sqrt(v) + epsilon), Keras's order.
+
+    Kingma and Ba 2015, arXiv:1412.6980, the form before section 2.1.
+    """
+    # Of Keras's variable, or of the engine's own, which it is under a distribution strategy.
+    handle = lambda v: (v.value if isinstance(v, keras.Variable) else v).handle  # noqa: E731
+    cast = lambda number: tf.cast(number, variable.dtype)  # noqa: E731
+    place = optimizer._get_variable_index(variable)
+    step = cast(optimizer.iterations + 1)
+    arguments = {
+        "var": handle(variable),
+        "m": handle(optimizer._momentums[place]),
+        "v": handle(optimizer._velocities[place]),
+        "beta1_power": tf.pow(cast(optimizer.beta_1), step),
+        "beta2_power": tf.pow(cast(optimizer.beta_2), step),
+        "lr": cast(learning_rate),
+        "beta1": cast(optimizer.beta_1),
+        "beta2": cast(optimizer.beta_2),
+        "epsilon": cast(optimizer.epsilon),
+        "grad": cast(gradient),
+    }
+    if optimizer.amsgrad:
+        vhat = handle(optimizer._velocity_hats[place])
+        tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=vhat, **arguments)
+    else:
+        tf.raw_ops.ResourceApplyAdam(**arguments)
+
+
+def _torch_adam(optimizer, gradients, variables, learning_rate):
+    """The same for a list of variables.
+
+    PyTorch's kernel has the paper's other form (algorithm 1), with bias corrections of m and v; a
+    step number at which they are 1 turns them off, and the rate takes them in.
+    """
+    step = ops.cast(optimizer.iterations + 1, "float32")
+    power_1, power_2 = (beta ** step for beta in (optimizer.beta_1, optimizer.beta_2))
+    rate = ops.cast(learning_rate, "float32") * torch.sqrt(1 - power_2) / (1 - power_1)
+    places = [optimizer._get_variable_index(v) for v in variables]
+    slots = lambda name: [getattr(optimizer, name)[i].value for i in places]  # noqa: E731
+    late = torch.full((), 1e12, device=step.device)
+    torch._fused_adam_(
+        [v.value for v in variables],
+        gradients,
+        slots("_momentums"),
+        slots("_velocities"),
+        slots("_velocity_hats") if optimizer.amsgrad else [],
+        [late] * len(variables),
+        lr=rate,
+        beta1=optimizer.beta_1,
+        beta2=optimizer.beta_2,
+        weight_decay=0.0,  # Keras has applied it
+        eps=optimizer.epsilon,
+        amsgrad=optimizer.amsgrad,
+        maximize=False,
+    )
 
 
 def apply_gradients(optimizer, gradients, variables, accept):
@@ -113,9 +336,20 @@ def apply_gradients(optimizer, gradients, variables, accept):
     elif BACKEND == "torch" and _is_on_host(accept):
         if accept:
             _apply(optimizer, gradients, variables)
-    else:
+    elif BACKEND == "jax" and jax.default_backend() == "cpu":
+        # On a GPU a branch would wait for `accept`; on a CPU it saves a pass over all slots.
         everything = [*variables, *optimizer.variables]
-        with unchanged_unless(accept, everything):
+
+        def update(values):
+            slots = values[len(variables) :]
+            weights, slots = optimizer.stateless_apply(slots, gradients, values[: len(variables)])
+            return [*weights, *slots]
+
+        old = [v.value for v in everything]
+        for variable, value in zip(everything, jax.lax.cond(accept, update, list, old)):
+            variable.assign(value)
+    else:
+        with unchanged_unless(accept, [*variables, *optimizer.variables]):
             _apply(optimizer, gradients, variables)
 
 
@@ -157,35 +391,60 @@ class unchanged_unless:
                 variable.assign(ops.where(self.accept, variable.value, old))
 
 
-def compiled(function, model):
+def compiled(function, model, noisy=False):
     """Compiles `function(*arrays) -> tensor(s)` that reads `model`'s variables and assigns none.
 
     For what is not `fit`: log-likelihoods, sampling, encoding. JAX jits it over the mapped state,
-    TensorFlow traces it, PyTorch runs it eagerly without a graph for gradients.
+    TensorFlow traces it, PyTorch plays back a recording (see `Recordings`).
+
+    Args:
+        function: of tensors.
+        model: `Trainable`.
+        noisy: True where `function` draws. What is returned then takes `seed` and `counter`, two
+            ints, before the arrays; see `Trainable.noise_from`.
 
     Returns:
         A function of NumPy arrays (of equal shapes from call to call, else it compiles again) that
         returns NumPy arrays.
     """
+
+    def with_noise(seed, counter, *arrays):
+        with model.noise_from(seed, counter):
+            return function(*arrays)
+
+    whole = with_noise if noisy else function
     if BACKEND == "tensorflow":
-        traced = tf.function(function, reduce_retracing=True)
+        traced = tf.function(whole, reduce_retracing=True)
 
         def run(*arrays):  # as tensors, or each new number would be traced anew
             return traced(*[tf.convert_to_tensor(a) for a in arrays])
-    elif BACKEND == "torch":
-
-        def run(*arrays):
-            with torch.inference_mode():
-                return function(*[ops.convert_to_tensor(a) for a in arrays])
-    else:
+    elif BACKEND == "jax":
 
         @jax.jit
+        def pure(values, *arrays):
+            with keras.StatelessScope(list(zip(model.variables, values))):
+                return whole(*arrays)
+
+        def run(*arrays):
+            return pure([v.value for v in model.variables], *arrays)
+    else:
+        players = {}
+
         def pure(values, *arrays):
             with keras.StatelessScope(list(zip(model.variables, values))):
                 return function(*arrays)
 
         def run(*arrays):
-            return pure([v.value for v in model.variables], *arrays)
+            seeds, tensors = (
+                arrays[: 2 * noisy],
+                [ops.convert_to_tensor(a) for a in arrays[2 * noisy :]],
+            )
+            arguments = ([v.value for v in model.variables], *tensors)
+            key = tuple(map(_description, tensors))
+            with torch.no_grad(), model.noise_from(*seeds) if noisy else contextlib.nullcontext():
+                if key not in players:
+                    players[key] = _recorded(pure, model, arguments) or pure
+                return players[key](*arguments)
 
     return lambda *arrays: keras.tree.map_structure(ops.convert_to_numpy, run(*arrays))
 
@@ -198,4 +457,5 @@ def own_buffers(variables):
     """
     if BACKEND == "jax":
         for variable in variables:
-            variable.assign(jax.numpy.array(variable.value, copy=True))
+            if variable._value is not None:  # as after an error in the first step
+                variable.assign(jax.numpy.array(variable.value, copy=True))

@@ -134,16 +134,14 @@ class Trainable(keras.Model):
         x, y, weights = self._unpack(data)
         optimizer, variables = self.optimizer, self.trainable_variables
 
-        def loss_and_outputs():
-            outputs = self._checked(self.objective(self.prepare(x), y, training=True))
-            outputs["loss"] = outputs["loss"] + sum(self.losses)  # regularisers of the layers
-            loss = ops.sum(weights * outputs["loss"]) / ops.sum(weights)
-            return optimizer.scale_loss(loss), outputs
-
         # The noise state moves on; everything else comes back after a bad batch.
         with backend.unchanged_unless(None, self.non_trainable_weights) as state:
             outputs, gradients = backend.value_and_gradients(
-                loss_and_outputs, variables, [*self.non_trainable_variables, *optimizer.variables]
+                self._loss_and_outputs,
+                (x, y, weights),
+                variables,
+                [*self.non_trainable_variables, *optimizer.variables],
+                self._recordings,
             )
             scaled = hasattr(optimizer, "dynamic_scale")
             norm = backend.global_norm(gradients) / (optimizer.dynamic_scale if scaled else 1.0)
@@ -156,6 +154,12 @@ class Trainable(keras.Model):
             self.update_state(outputs, weights, training=True)
         self.means.update_state(outputs, weights, accepted)
         return self.get_metrics_result()
+
+    def _loss_and_outputs(self, x, y, weights):
+        outputs = self._checked(self.objective(self.prepare(x), y, training=True))
+        outputs["loss"] = outputs["loss"] + sum(self.losses)  # regularisers of the layers
+        loss = ops.sum(weights * outputs["loss"]) / ops.sum(weights)
+        return self.optimizer.scale_loss(loss), outputs
 
     def _test_on_batch(self, data):
         x, y, weights = self._unpack(data)
@@ -199,10 +203,16 @@ class Trainable(keras.Model):
         optimizer="adam",
         jit_compile="auto",
         run_eagerly=False,
-        steps_per_execution=1,
+        steps_per_execution=None,
         auto_scale_loss=True,
     ):
-        """Keras's `compile`, without `loss` and `metrics`: the family's objective is the loss."""
+        """Keras's `compile`, without `loss` and `metrics`: the family's objective is the loss.
+
+        `steps_per_execution=None` takes what is fast on the backend; callbacks see every so many
+        batches.
+        """
+        if steps_per_execution is None:
+            steps_per_execution = 1 if run_eagerly else backend.STEPS_PER_EXECUTION
         super().compile(
             optimizer=optimizer,
             jit_compile=jit_compile,
@@ -210,6 +220,10 @@ class Trainable(keras.Model):
             steps_per_execution=steps_per_execution,
             auto_scale_loss=auto_scale_loss,
         )
+        backend.accelerate(self.optimizer)
+        # Not by attribute assignment: Keras would track it as the model's own state.
+        eager = run_eagerly or self.jit_compile
+        self.__dict__["_recordings"] = None if eager else backend.Recordings(self)
 
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
@@ -361,9 +375,11 @@ class Means(keras.metrics.Metric):
 class GiveUpWhenAllSkipped(keras.callbacks.Callback):
     """Ends training with a clear error when the last `PATIENCE` updates were all skipped.
 
-    Looks at the logs at doubling batch numbers and at the end of an epoch only, so that it costs no
-    synchronisation with the device.
+    Looks at the logs at doubling batch numbers and at the end of an epoch only. `async_safe` lets
+    Keras hand it the logs from another thread, in whatever order, while the next step runs.
     """
+
+    async_safe = True
 
     def on_train_begin(self, logs=None):
         self.before = 0  # updates skipped in a row when the epoch began
@@ -372,17 +388,18 @@ class GiveUpWhenAllSkipped(keras.callbacks.Callback):
         self.steps = 0
 
     def on_train_batch_end(self, batch, logs=None):
-        self.steps = batch + 1
-        if self.steps >= PATIENCE and self.steps & (self.steps - 1) == 0:
-            self._check(logs)
+        steps = batch + 1
+        self.steps = max(self.steps, steps)
+        if steps >= PATIENCE and steps & (steps - 1) == 0:
+            self._check(logs, steps)
 
     def on_epoch_end(self, epoch, logs=None):
-        skipped_all = self._check(logs)
+        skipped_all = self._check(logs, self.steps)
         self.before = self.before + self.steps if skipped_all else 0
 
-    def _check(self, logs):
-        skipped_all = float(logs["skipped"]) >= self.steps > 0
-        in_a_row = self.before + self.steps
+    def _check(self, logs, steps):
+        skipped_all = float(logs["skipped"]) >= steps > 0
+        in_a_row = self.before + steps
         if skipped_all and in_a_row >= PATIENCE:
             raise RuntimeError(
                 f"The last {in_a_row} updates were all skipped: the gradient is not finite, or its "
@@ -488,26 +505,28 @@ class LatentModel(Trainable):
         images = self.decode(lines.reshape(-1, *self.latent_shape))
         return images.reshape(len(lines), steps, *self.image_shape)
 
-    def run(self, name, function, *arrays, batch_size=256):
+    def run(self, name, function, *arrays, batch_size=256, seed=None):
         """Runs `function(*tensors)` compiled, batch by batch, over the first axis of NumPy arrays.
 
         The last batch is filled up by repetition, so that one shape is compiled and no more; `name`
-        is what the compiled function is remembered by.
+        is what the compiled function is remembered by. A function that draws needs an int `seed`;
+        each batch has noise of its own.
         """
-        function = self._compiled(name, function)
+        function = self._compiled(name, function, noisy=seed is not None)
         n = len(arrays[0])
         if n == 0:
             raise ValueError("At least one example is needed. Received: an empty array")
         results = []
         for start in range(0, n, batch_size):
             rows = np.minimum(np.arange(start, start + min(batch_size, n)), n - 1)
-            results.append(function(*[np.asarray(a[rows]) for a in arrays]))
+            seeds = () if seed is None else (np.int32(seed), np.int32(start))
+            results.append(function(*seeds, *[np.asarray(a[rows]) for a in arrays]))
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:n], *results)
 
-    def _compiled(self, name, function):
+    def _compiled(self, name, function, noisy=False):
         cache = self.__dict__.setdefault("_compiled_functions", {})
         if name not in cache:
-            cache[name] = backend.compiled(function, self)
+            cache[name] = backend.compiled(function, self, noisy)
         return cache[name]
 
     def get_config(self):
@@ -580,11 +599,10 @@ class BaseVAE(LatentModel):
             # The last batch is filled up by repetition: one shape, compiled once.
             rows = np.minimum(np.arange(start, start + min(batch_size, len(x))), len(x) - 1)
             parts = [a[rows] for a in arrays]
-            parts[0] = self._compiled("prepare", self._prepare_with_seed)(
-                parts[0], np.int32(seed), np.int32(start)
-            )
+            prepare = self._compiled("prepare", self.prepare, noisy=True)
+            parts[0] = prepare(np.int32(seed), np.int32(start), parts[0])
             sums = [
-                self._compiled(f"log_weights_{size}", self._sum_of_weights(size))(
+                self._compiled(f"log_weights_{size}", self._sum_of_weights(size), noisy=True)(
                     np.int32(seed + 1), np.int32(start // batch_size * len(chunks) + i), *parts
                 )
                 for i, size in enumerate(chunks)
@@ -592,14 +610,9 @@ class BaseVAE(LatentModel):
             bounds.append(np.logaddexp.reduce(np.float64(sums), axis=0) - np.log(num_samples))
         return np.concatenate(bounds)[: len(x)]
 
-    def _prepare_with_seed(self, x, seed, counter):
-        with self.noise_from(seed, counter):
-            return self.prepare(x)
-
     def _sum_of_weights(self, num_samples):
-        def log_sum(seed, counter, x, y=None):
-            with self.noise_from(seed, counter):
-                return ops.logsumexp(self.log_weights(x, y, num_samples), axis=0)
+        def log_sum(x, y=None):
+            return ops.logsumexp(self.log_weights(x, y, num_samples), axis=0)
 
         return log_sum
 
@@ -620,12 +633,10 @@ class BaseVAE(LatentModel):
         if not pixels:
             return self.decode(z, batch_size)
 
-        def draw_pixels(z, seeds, rows):
-            with self.noise_from(seeds[0], rows[0]):
-                return self.likelihood.sample(self.decoder(z), self.image_shape[-1], self.draw)
+        def draw_pixels(z):
+            return self.likelihood.sample(self.decoder(z), self.image_shape[-1], self.draw)
 
-        rows = np.arange(n, dtype="int32")
-        return self.run("pixels", draw_pixels, z, 0 * rows + seed, rows, batch_size=batch_size)
+        return self.run("pixels", draw_pixels, z, batch_size=batch_size, seed=seed)
 
     def with_prior(self, prior):
         """A new model, equal but for its prior; one `.keras` file holds both.

