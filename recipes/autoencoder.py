@@ -20,11 +20,13 @@ def autoencoder(
     filters=(32, 64),
     units=256,
     learning_rate=1e-3,
+    schedule="cosine",
     patience=50,
     precision="float32",
     seed=0,
     output="output/autoencoder",
     resume=False,
+    tensorboard=False,
 ):
     """Train an autoencoder on the squared error and measure it on the test split.
 
@@ -37,12 +39,14 @@ def autoencoder(
         hidden: widths of the dense encoder's hidden layers, mirrored in the decoder
         filters: channels of the convolutional encoder after each halving of the image
         units: width of the dense layers beside the code of the convolutional network
-        learning_rate: of Adam, decayed by a cosine
+        learning_rate: of Adam, at the start
+        schedule: of the learning rate: cosine, linear, exponential (to a hundredth) or constant
         patience: epochs without a better validation loss before it stops
         precision: float32, mixed_bfloat16 or mixed_float16
         seed: of weights and the order of the images
         output: folder for the model, its numbers and its pictures
         resume: go on from the last epoch's end of a run that was killed
+        tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
     keras.utils.set_random_seed(seed)
@@ -60,12 +64,11 @@ def autoencoder(
         units=units,
         seed=seed,
     )
-    model.compile(
-        keras.optimizers.Adam(runs.decayed(learning_rate, epochs, len(images), batch_size))
-    )
+    rate = runs.scheduled(learning_rate, schedule, epochs, len(images), batch_size)
+    model.compile(keras.optimizers.Adam(rate))
 
-    history = runs.fit(model, train, validation, epochs, batch_size, seed, patience, output, resume)
-    return runs.report(model, train, test, history, settings, output)
+    history = runs.fit(model, train, validation, **settings)
+    return runs.report(model, train, test, history, settings)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,14 @@ def conv_vae(
     warmup_epochs=10,
     free_bits=0.0,
     learning_rate=1e-3,
+    schedule="cosine",
     patience=50,
     importance_samples=100,
     precision="float32",
     seed=0,
     output="output/conv_vae",
     resume=False,
+    tensorboard=False,
 ):
     """Train a convolutional VAE and measure it on the test split.
 
@@ -46,13 +48,15 @@ def conv_vae(
         beta: weight of the KL while training; above 1 a beta-VAE
         warmup_epochs: epochs in which the weight of the KL rises from 0
         free_bits: nats of each latent that cost nothing while training
-        learning_rate: of Adam, decayed by a cosine
+        learning_rate: of Adam, at the start
+        schedule: of the learning rate: cosine, linear, exponential (to a hundredth) or constant
         patience: epochs without a better validation ELBO before it stops
         importance_samples: k of the importance-weighted test NLL
         precision: float32, mixed_bfloat16 or mixed_float16
         seed: of weights, noise and the order of the images
         output: folder for the model, its numbers and its pictures
         resume: go on from the last epoch's end of a run that was killed
+        tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
     keras.utils.set_random_seed(seed)
@@ -75,12 +79,11 @@ def conv_vae(
         free_bits=free_bits,
         seed=seed,
     )
-    model.compile(
-        keras.optimizers.Adam(runs.decayed(learning_rate, epochs, len(images), batch_size))
-    )
+    rate = runs.scheduled(learning_rate, schedule, epochs, len(images), batch_size)
+    model.compile(keras.optimizers.Adam(rate))
 
-    history = runs.fit(model, train, validation, epochs, batch_size, seed, patience, output, resume)
-    return runs.report(model, train, test, history, settings, output, importance_samples)
+    history = runs.fit(model, train, validation, **settings)
+    return runs.report(model, train, test, history, settings, importance_samples)
 
 
 if __name__ == "__main__":

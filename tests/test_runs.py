@@ -20,12 +20,13 @@ def model(variance="optimal", optimizer=None):
     beta = schedules.warm_up(6, 1.0)
     likelihood = likelihoods.Gaussian(variance)
     vae = DenseVAE((7, 7, 1), 2, hidden=(8,), likelihood=likelihood, beta=beta, seed=5)
-    vae.compile(optimizer or keras.optimizers.Adam(runs.decayed(1e-2, 5, 100, 40)))
+    vae.compile(optimizer or keras.optimizers.Adam(runs.scheduled(1e-2, "cosine", 5, 100, 40)))
     return vae
 
 
-def fit(vae, splits, output, epochs=5, patience=50, **kwargs):
-    return runs.fit(vae, *splits, epochs, 40, 5, patience, output, **kwargs)
+def fit(vae, splits, output, epochs=5, patience=50, **settings):
+    settings = {"batch_size": 40, "seed": 5, "patience": patience, "output": output, **settings}
+    return runs.fit(vae, *splits, epochs=epochs, **settings)
 
 
 def variables(vae):
@@ -67,9 +68,19 @@ def test_resumed_equals_uninterrupted(splits, tmp_path, monkeypatch, at_step):
     assert [float(row["val_elbo"]) for row in rows] == history["val_elbo"]
 
 
-def test_early_stopping_goes_on_counting(splits, tmp_path):
+def test_early_stopping_goes_on_counting(splits, tmp_path, monkeypatch):
     """Epochs without a gain before the resume count after it: one gain, the first, then four."""
-    fit(model(1.0, keras.optimizers.SGD(0.0)), splits, tmp_path, epochs=3, patience=4)
+
+    class Kill(Exception):
+        pass
+
+    def kill(epoch, logs):
+        if epoch == 3:
+            raise Kill
+
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(runs.Checkpoint, "on_epoch_begin", lambda self, *a: kill(*a), raising=False)
+        fit(model(1.0, keras.optimizers.SGD(0.0)), splits, tmp_path, epochs=50, patience=4)
     vae = model(1.0, keras.optimizers.SGD(0.0))
     history = fit(vae, splits, tmp_path, epochs=50, patience=4, resume=True)
     assert len(history["loss"]) == 5
@@ -98,3 +109,43 @@ def test_a_checkpoint_of_another_model_is_refused(splits, tmp_path):
     other.compile()
     with pytest.raises(ValueError, match="another model"):
         fit(other, splits, tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(splits, tmp_path):
+    fit(model(), splits, tmp_path, epochs=1, warmup_epochs=2, importance_samples=7)
+    with pytest.raises(ValueError, match="of a run with epochs=1, warmup_epochs=2: resume with"):
+        fit(model(), splits, tmp_path, epochs=3, warmup_epochs=1, resume=True)
+    again = {"warmup_epochs": 2, "importance_samples": 0, "resume": True}
+    assert len(fit(model(), splits, tmp_path, epochs=1, **again)["loss"]) == 1
+
+
+@pytest.mark.parametrize(
+    "schedule, half",
+    [("cosine", 0.505), ("linear", 0.505), ("exponential", 0.1), ("constant", 1.0)],
+)
+def test_learning_rates_fall_to_a_hundredth(schedule, half):
+    rate = runs.scheduled(0.5, schedule, epochs=10, n=130, batch_size=64)  # 30 steps
+    at = lambda step: float(rate(step)) if callable(rate) else rate  # noqa: E731
+    end = 1.0 if schedule == "constant" else 0.01
+    np.testing.assert_allclose([at(0), at(15), at(30)], [0.5, 0.5 * half, 0.5 * end], rtol=1e-5)
+    if schedule != "exponential" and callable(rate):
+        assert at(40) == at(30)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="cosine, linear, exponential or constant.*step"):
+        runs.scheduled(0.5, "step", 1, 1, 1)
+
+
+def test_tensorboard_has_every_term(splits, tmp_path):
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    history = fit(model(), splits, tmp_path, epochs=2, tensorboard=True)
+    written = {}
+    for file in (tmp_path / "tensorboard").iterdir():
+        for event in EventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                written.setdefault(value.tag, []).append(value.tensor.float_val[0])
+    assert written["elbo/train"] == pytest.approx(history["elbo"], rel=1e-6)
+    assert written["elbo/validation"] == pytest.approx(history["val_elbo"], rel=1e-6)
+    assert len(written) == len(history)

@@ -536,3 +536,86 @@ def test_noise_is_new_at_every_step_and_repeatable_in_evaluation():
     twice = evaluate(np.concatenate([X, X]))
     assert abs(twice["loss"] - once["loss"]) > 1e-4  # the second batch has noise of its own
     np.testing.assert_allclose(twice["kl"], once["kl"], rtol=1e-5)  # which the KL does not use
+
+
+# === Speed changes nothing ===
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda **kwargs: keras.optimizers.Adam(**kwargs),
+        lambda **kwargs: keras.optimizers.AdamW(weight_decay=0.1, **kwargs),
+        lambda **kwargs: keras.optimizers.Adam(
+            gradient_accumulation_steps=2, use_ema=True, ema_momentum=0.5, clipnorm=0.1, **kwargs
+        ),
+    ],
+    ids=["adam", "adamw", "accumulating"],
+)
+def test_fused_adam_is_keras_adam(optimizer, amsgrad):
+    """Weights and slots after 20 steps, at an epsilon that matters."""
+
+    def trained(accelerate):
+        rng = np.random.default_rng(0)
+        variables = [
+            keras.Variable(rng.normal(size=size), dtype="float32") for size in ((30, 20), (20,))
+        ]
+        rate = keras.optimizers.schedules.CosineDecay(1e-3, 30)
+        adam = optimizer(learning_rate=rate, epsilon=1e-3, amsgrad=amsgrad)
+        adam.build(variables)
+        if accelerate:
+            backend.accelerate(adam)
+        for _ in range(20):
+            gradients = [
+                ops.convert_to_tensor(rng.normal(size=v.shape), "float32") for v in variables
+            ]
+            accept = ops.convert_to_tensor(True)
+            backend.apply_gradients(adam, gradients, variables, accept)
+        return [np.array(ops.convert_to_numpy(v)) for v in (*variables, *adam.variables)]
+
+    for fused, own in zip(trained(True), trained(False)):
+        np.testing.assert_allclose(fused, own, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="recordings are PyTorch's")
+def test_a_recorded_step_is_the_eager_one():
+    def trained(eager, batch_size):
+        model = tiny()
+        model.compile(keras.optimizers.Adam(0.01), run_eagerly=eager)
+        fit(model, batch_size=batch_size, epochs=3)
+        played = [] if eager else list(model._recordings.players.values())
+        assert all(played) and len(played) == (0 if eager else 1 + (len(X) % batch_size > 0))
+        return state(model)
+
+    for batch_size in (4, 6):
+        recorded, eager = trained(False, batch_size), trained(True, batch_size)
+        for a, b in zip(recorded.values(), eager.values()):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="recordings are PyTorch's")
+def test_noise_of_a_layer_is_never_recorded():
+    """Dropout draws by a seed that is read on the host: played back, it would drop the same."""
+    model = custom(dropout=0.5)
+    model.compile(keras.optimizers.SGD(0.0))
+    losses = [fit(model, batch_size=16)["loss"][0] for _ in range(3)]
+    assert len(set(losses)) == 3 and list(model._recordings.players.values()) == [None]
+
+
+def test_several_steps_an_execution_never_read_past_the_end():
+    """On TensorFlow eight steps run as one; where the user counts steps, it is one by one."""
+    model, seen = tiny(), []
+
+    def batches():
+        while True:
+            seen.append(1)
+            yield (X[:4],)
+
+    model.compile("adam")
+    model.fit(batches(), steps_per_epoch=3, epochs=2, verbose=0)
+    assert iterations(model) == 6
+    assert model.predict(batches(), steps=2, verbose=0).shape == (8, 4, 4, 1)
+    model.compile("adam")
+    fit(model, batch_size=1)
+    assert iterations(model) == len(X)

@@ -14,7 +14,8 @@ from test_families import array, filled, table
 
 from vae_zoo import VAE, likelihoods, priors, schedules
 from vae_zoo.base import Trainable
-from vae_zoo.evaluate import active_units, measure
+from vae_zoo.evaluate import measure
+from vae_zoo.metrics import active_units
 
 # The linear Gaussian VAE: x = W z + b + s noise. The columns of W are orthogonal, so that the
 # posterior is a Gaussian with independent entries, which the encoder can be.

@@ -235,9 +235,24 @@ def _peak_memory(backend):
 
 
 def _machine():
-    import vae_zoo.cli
+    import keras
 
-    return vae_zoo.cli.machine()
+    from vae_zoo import cli
+
+    if keras.backend.backend() == "torch":
+        import torch
+
+        gpu = torch.cuda.is_available() and torch.cuda.get_device_name()
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        gpu = jax.default_backend() != "cpu" and jax.devices()[0].device_kind
+    else:
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        gpu = gpus and tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+    return f"{gpu}, {cli.machine()}" if gpu else cli.machine()
 
 
 # The table.
@@ -246,9 +261,10 @@ def _machine():
 def _table(rows):
     lines = [
         f"Measured on {time.strftime('%Y-%m-%d')}, {rows[0]['machine']}, by "
-        "`python tools/benchmark.py`: images per second of the zoo, as a share of those of a loop "
-        "written by hand for the same engine (`tools/hand_written.py`; on TensorFlow the better of "
-        "graph and XLA); seconds to the end of the first step and peak memory, the zoo's / by hand.",
+        "`python tools/benchmark.py --readme`. Images per second of the zoo as a share of those of "
+        "a loop written by hand for the same engine (`tools/hand_written.py`; on TensorFlow the "
+        "better of graph and XLA), the median of rounds in which the two take turns. First step "
+        "and peak memory: the zoo's / the hand-written loop's, each in a process of its own.",
         "",
         "| model | backend | fit, images/s | fit | encode | sample | log-likelihood "
         "| first step, s | memory, MiB |",

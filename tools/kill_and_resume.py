@@ -24,7 +24,7 @@ def kill_and_resume(recipe="dense_vae", runs=10, epochs=40, seed=0):
 
     Args:
         recipe: name of the recipe
-        runs: runs that are killed once each, at a moment drawn from the time of the whole run
+        runs: runs that are killed once each, at a moment between the start and the end of training
         epochs: of each run
         seed: of the moments
     """
@@ -39,14 +39,19 @@ def kill_and_resume(recipe="dense_vae", runs=10, epochs=40, seed=0):
         return subprocess.Popen(arguments, stdout=log, stderr=log)
 
     try:
-        begin = time.monotonic()
-        if start("whole").wait():
+        begin, process = time.monotonic(), start("whole")
+        table, first = folder / "whole" / "history.csv", None
+        while process.poll() is None:
+            if first is None and table.exists():
+                first = time.monotonic() - begin
+            time.sleep(0.05)
+        if process.returncode:
             raise ValueError((folder / "whole.log").read_text()[-2000:])
-        seconds = time.monotonic() - begin
+        last = time.monotonic() - begin - (time.time() - table.stat().st_mtime)
         whole, equal = _state(folder / "whole"), 0
         for i in range(runs):
             process = start(f"killed{i}")
-            moment = moments.uniform(0, seconds)
+            moment = moments.uniform(0.9 * first, last)
             try:
                 process.wait(moment)
             except subprocess.TimeoutExpired:
@@ -60,7 +65,7 @@ def kill_and_resume(recipe="dense_vae", runs=10, epochs=40, seed=0):
             kept = [
                 line
                 for line in (folder / f"killed{i}.log").read_text().splitlines()
-                if line.startswith(("Resuming", "No "))
+                if line.startswith(("Resuming", "No "))  # which epoch it fell in
             ]
             print(f"killed after {moment:5.1f} s, {kept}: {'equal' if same else 'DIFFERENT'}")
         print(f"{equal} of {runs} equal")

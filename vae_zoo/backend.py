@@ -31,8 +31,8 @@ else:
 
 
 if BACKEND != "tensorflow" and "tensorflow" not in sys.modules:
-    # Keras imports an installed TensorFlow on every backend, to seed it and to save a model: several
-    # seconds, pages of log, and with PyTorch a process in which both may crash.
+    # Keras imports an installed TensorFlow on every backend, to seed it and to save a model. It
+    # costs seconds, pages of log and, beside PyTorch, a process that may crash.
     module_utils.tensorflow._available = False
 
 
@@ -209,9 +209,14 @@ def _streamlined(graph):
     aten = torch.ops.aten
     layout = lambda node: (node.meta["val"].shape, node.meta["val"].stride())  # noqa: E731
     for node in graph.graph.nodes:
-        copies = node.target is aten.clone.default and layout(node) == layout(node.args[0])
-        if copies or node.target is aten.detach.default:
+        if node.target is aten.detach.default:
             node.replace_all_uses_with(node.args[0])
+        elif node.target is aten.clone.default:
+            source = node.args[0]
+            while source.target is aten.clone.default:  # to another layout and back
+                source = source.args[0]
+            if layout(source) == layout(node):
+                node.replace_all_uses_with(source)
         elif node.target is aten.add.Tensor and not node.kwargs:
             product, bias = node.args
             once = getattr(product, "target", None) is aten.mm.default and len(product.users) == 1
@@ -298,7 +303,7 @@ def _torch_adam(optimizer, gradients, variables, learning_rate):
     step number at which they are 1 turns them off, and the rate takes them in.
     """
     step = ops.cast(optimizer.iterations + 1, "float32")
-    power_1, power_2 = (beta ** step for beta in (optimizer.beta_1, optimizer.beta_2))
+    power_1, power_2 = (beta**step for beta in (optimizer.beta_1, optimizer.beta_2))
     rate = ops.cast(learning_rate, "float32") * torch.sqrt(1 - power_2) / (1 - power_1)
     places = [optimizer._get_variable_index(v) for v in variables]
     slots = lambda name: [getattr(optimizer, name)[i].value for i in places]  # noqa: E731

@@ -208,9 +208,10 @@ class Trainable(keras.Model):
     ):
         """Keras's `compile`, without `loss` and `metrics`: the family's objective is the loss.
 
-        `steps_per_execution=None` takes what is fast on the backend; callbacks see every so many
-        batches.
+        `steps_per_execution=None` takes what is fast on the backend: 8 on TensorFlow, where
+        callbacks then see every eighth batch, 1 on the others.
         """
+        self._chosen_execution = steps_per_execution is None and not run_eagerly
         if steps_per_execution is None:
             steps_per_execution = 1 if run_eagerly else backend.STEPS_PER_EXECUTION
         super().compile(
@@ -236,6 +237,7 @@ class Trainable(keras.Model):
             RuntimeError: if no update is made for long, since every gradient is refused.
         """
         self._check_arguments(x, y, kwargs.get("sample_weight"))
+        self._stop_at(kwargs.get("steps_per_epoch"), kwargs.get("validation_steps"))
         if isinstance(x, keras.utils.PyDataset):
             # A dataset has an order of its own; Keras would deal its batches by the global seed.
             kwargs.setdefault("shuffle", False)
@@ -252,6 +254,7 @@ class Trainable(keras.Model):
     ):
         """Keras's `evaluate`; works on a model that was never compiled too."""
         self._check_arguments(x, y, sample_weight)
+        self._stop_at(kwargs.get("steps"))
         if self.compiled:
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
         self.compile("sgd")
@@ -259,6 +262,18 @@ class Trainable(keras.Model):
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
         finally:
             self.compiled, self.optimizer = False, None
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Keras's `predict`: reconstructions."""
+        self._stop_at(steps)
+        return super().predict(x, batch_size, verbose, steps, callbacks)
+
+    def _stop_at(self, *steps):
+        """One step an execution where the number of steps is given: Keras runs whole ones."""
+        if any(steps) and getattr(self, "_chosen_execution", False):
+            if self.steps_per_execution > 1:
+                self.steps_per_execution = 1
+                self.train_function = self.test_function = self.predict_function = None
 
     def _check_arguments(self, x, y, sample_weight):
         if sample_weight is not None and y is None:
@@ -388,7 +403,8 @@ class GiveUpWhenAllSkipped(keras.callbacks.Callback):
         self.steps = 0
 
     def on_train_batch_end(self, batch, logs=None):
-        steps = batch + 1
+        # With several steps an execution Keras counts the last one as full.
+        steps = min(batch + 1, self.params.get("steps") or batch + 1)
         self.steps = max(self.steps, steps)
         if steps >= PATIENCE and steps & (steps - 1) == 0:
             self._check(logs, steps)

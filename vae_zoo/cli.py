@@ -17,6 +17,7 @@ import inspect
 import json
 import math
 import os
+import platform
 import re
 import sys
 import textwrap
@@ -77,6 +78,30 @@ def table(numbers, files=()):
     longest = max((len(str(path)) for path, _ in files), default=0)
     for path, description in files:
         _print_beside(f"{str(path):<{longest}}  ", description)
+
+
+def machine():
+    """The kind of processor, as measurements name it: "2 cores of AMD EPYC (x86_64)"."""
+    name = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        name = found.group(1) if found else name
+    return f"{os.cpu_count()} cores of {name or 'unknown make'} ({platform.machine()})"
+
+
+def replace_block(path, name, text):
+    """Write `text` into a text file between `<!-- name -->` and `<!-- /name -->`.
+
+    Raises:
+        ValueError: if the file does not have both marks, once each.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    content = Path(path).read_text()
+    if content.count(start) != 1 or content.count(end) != 1:
+        raise ValueError(f"{path} must have {start} and {end}, once each")
+    before, rest = content.split(start)
+    _, after = rest.split(end)
+    write_bytes(path, f"{before}{start}\n{text}\n{end}{after}".encode())
 
 
 def write_json(path, content):

@@ -40,13 +40,42 @@ def splits(dataset, binary=False, static=False):
     return parts
 
 
-def decayed(learning_rate, epochs, n, batch_size):
-    """`learning_rate` decayed by half a cosine to a hundredth over all updates of a run."""
-    steps = epochs * -(-n // batch_size)
-    return keras.optimizers.schedules.CosineDecay(learning_rate, max(1, steps), alpha=0.01)
+def scheduled(learning_rate, schedule, epochs, n, batch_size):
+    """`learning_rate`, decayed to a hundredth over all updates of a run.
+
+    Args:
+        learning_rate: float, at the start.
+        schedule: "cosine" (half a period), "linear", "exponential" or "constant" (no decay).
+        epochs, n, batch_size: ints, of the run; n training images.
+    """
+    steps, schedules = max(1, epochs * -(-n // batch_size)), keras.optimizers.schedules
+    if schedule == "constant":
+        return learning_rate
+    if schedule == "cosine":
+        return schedules.CosineDecay(learning_rate, steps, alpha=0.01)
+    if schedule == "linear":
+        return schedules.PolynomialDecay(learning_rate, steps, 0.01 * learning_rate)
+    if schedule == "exponential":
+        return schedules.ExponentialDecay(learning_rate, steps, 0.01)
+    raise ValueError(
+        f"`schedule` must be cosine, linear, exponential or constant. Received: {schedule}"
+    )
 
 
-def fit(model, train, validation, epochs, batch_size, seed, patience, output, resume=False):
+def fit(
+    model,
+    train,
+    validation,
+    *,
+    epochs,
+    batch_size,
+    seed,
+    patience,
+    output,
+    resume=False,
+    tensorboard=False,
+    **settings,
+):
     """Trains, and keeps the weights of the best validation epoch.
 
     Each epoch ends by writing `<output>/history.csv` and `<output>/checkpoint.npz`. A run that was
@@ -62,13 +91,18 @@ def fit(model, train, validation, epochs, batch_size, seed, patience, output, re
         patience: int, epochs without a better validation bound (or loss) after which to stop.
         output: folder.
         resume: bool, go on from the checkpoint where there is one.
+        tensorboard: bool, write every term to `<output>/tensorboard` too.
+        **settings: all else that the run was started with: a resumed run must have the same.
 
     Returns:
         dict, name -> list: every logged term, epoch by epoch, those before a resume included.
 
     Raises:
-        ValueError: if the checkpoint is of another model.
+        ValueError: if the checkpoint is of another model or of other settings.
+        ImportError: if `tensorboard` is asked for and not installed.
     """
+    settings.update(epochs=epochs, batch_size=batch_size, seed=seed, patience=patience)
+    settings.pop("importance_samples", None)  # has no part in the weights
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
     batches = data.Batches(*train, batch_size=batch_size, seed=seed)
@@ -78,9 +112,10 @@ def fit(model, train, validation, epochs, batch_size, seed, patience, output, re
     stopping = keras.callbacks.EarlyStopping(
         monitor, patience=patience, mode=mode, restore_best_weights=True
     )
-    checkpoint = Checkpoint(output, model, batches, stopping)
+    checkpoint = Checkpoint(output, model, batches, stopping, settings)
     if resume:
         checkpoint.load()
+    boards = [TensorBoard(output / "tensorboard")] if tensorboard else []
     # One line an epoch where nobody watches: a progress bar would fill a log file.
     verbose = "auto" if os.isatty(1) else 2
     model.fit(
@@ -88,7 +123,7 @@ def fit(model, train, validation, epochs, batch_size, seed, patience, output, re
         epochs=epochs,
         initial_epoch=epochs if checkpoint.stopped else checkpoint.epoch,
         validation_data=held_out,
-        callbacks=[stopping, checkpoint],
+        callbacks=[stopping, checkpoint, *boards],
         verbose=verbose,
     )
     history = checkpoint.history
@@ -110,10 +145,12 @@ class Checkpoint(keras.callbacks.Callback):
         model: compiled model.
         batches: `data.Batches`, whose order is a function of (seed, epoch).
         stopping: `EarlyStopping` callback, which comes before this one.
+        settings: dict that JSON can hold, what a resumed run must have too.
     """
 
-    def __init__(self, output, model, batches, stopping):
+    def __init__(self, output, model, batches, stopping, settings):
         super().__init__()
+        self.settings = json.loads(json.dumps(settings))
         self.path, self.table = output / "checkpoint.npz", output / "history.csv"
         for leftover in output.glob(".checkpoint.npz.*"):  # of a run killed while it wrote
             leftover.unlink()
@@ -134,6 +171,7 @@ class Checkpoint(keras.callbacks.Callback):
             "best": None if self.stopping.best is None else float(self.stopping.best),
             "best_epoch": self.stopping.best_epoch,
             "wait": self.stopping.wait,
+            "settings": self.settings,
         }
         arrays = {f"v{i}": ops.convert_to_numpy(v) for i, v in enumerate(self._variables())}
         best = {f"b{i}": array for i, array in enumerate(self.stopping.best_weights or [])}
@@ -155,6 +193,10 @@ class Checkpoint(keras.callbacks.Callback):
             state = json.loads(str(file["state"]))
             arrays = [file[f"v{i}"] for i in range(sum(name[0] == "v" for name in file.files))]
             best = [file[f"b{i}"] for i in range(sum(name[0] == "b" for name in file.files))]
+        other = [k for k in self.settings if state["settings"].get(k) != self.settings[k]]
+        if other:
+            then = ", ".join(f"{name}={state['settings'].get(name)}" for name in other)
+            raise ValueError(f"{self.path} is of a run with {then}: resume with the same settings")
         if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
             raise ValueError(f"{self.path} is of another model: resume with the same settings")
         for variable, array in zip(variables, arrays):
@@ -173,21 +215,43 @@ class Checkpoint(keras.callbacks.Callback):
         vars(self.stopping).update(self.resumed or {})  # which it has just reset
 
 
-def report(model, train, test, history, settings, output, importance_samples=0):
+class TensorBoard(keras.callbacks.Callback):
+    """Every logged term as a curve for TensorBoard, without TensorFlow (which Keras's own needs).
+
+    Args:
+        folder: path, for the event files.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        try:
+            from tensorboard.summary import DirectoryOutput, Writer
+        except ImportError:
+            raise ImportError("--tensorboard needs pip install 'vae_zoo[tensorboard]'") from None
+        self.writer = Writer(DirectoryOutput(str(folder)))
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in logs.items():
+            split = "validation" if name.startswith("val_") else "train"
+            self.writer.add_scalar(f"{name.removeprefix('val_')}/{split}", value, step=epoch + 1)
+        self.writer.flush()
+
+
+def report(model, train, test, history, settings, importance_samples=0):
     """Measures on the test split; writes the model, its numbers and its pictures; prints a table.
 
     Args:
         model: trained model.
         train, test: pairs (x, y).
         history: as `fit` returns it.
-        settings: dict, what the run was started with.
-        output: folder for `model.keras`, `config.json`, `numbers.json`, `history.csv`, pictures.
+        settings: dict, what the run was started with; `settings["output"]` is the folder for
+            `model.keras`, `config.json`, `numbers.json`, `history.csv` and pictures.
         importance_samples: int, k of the importance-weighted bound; 0 leaves it out.
 
     Returns:
         dict, name -> number, as `measure` does.
     """
-    output = pathlib.Path(output)
+    output = pathlib.Path(settings["output"])
     (x_train, _), (x, y) = train, test
     model.save(output / "model.keras")
     some = np.linspace(0, len(x_train) - 1, min(10_000, len(x_train))).astype(int)
@@ -211,6 +275,8 @@ def report(model, train, test, history, settings, output, importance_samples=0):
         (output / "numbers.json", "the numbers above"),
         *_pictures(model, x, y, history, output, settings.get("seed", 0)),
     ]
+    if settings.get("tensorboard"):
+        files.append((output / "tensorboard", f"tensorboard --logdir {output / 'tensorboard'}"))
     print()
     cli.table(numbers, files)
     return numbers
@@ -225,8 +291,7 @@ def _config(model, settings, x_test):
         "backend": keras.backend.backend(),
         "keras": keras.__version__,
         "python": platform.python_version(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
+        "machine": cli.machine(),
     }
 
 

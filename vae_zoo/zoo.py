@@ -1,15 +1,154 @@
-"""Loading models: what `keras.models.load_model` does, with errors that say what is wrong."""
+"""The zoo: trained models by name, each a folder with its proof.
 
+An entry is `saved_models/<name>/`: `model.keras`, `card.json` (where the model comes from and what
+it reaches), `golden.npz` (what it must return, on any backend) and pictures. The listing of the
+folder is the registry.
+"""
+
+import contextlib
+import hashlib
 import json
+import os
 import pathlib
+import shutil
 import zipfile
 
 import keras
+import numpy as np
+from keras import ops
 
-from vae_zoo.base import Trainable
+from vae_zoo import cli
+from vae_zoo.base import BaseVAE, Trainable
 from vae_zoo.networks import LARGEST
 
+# Beside the package in a checkout, inside of it where a wheel was installed.
+FOLDERS = [pathlib.Path(__file__).parents[i] / "saved_models" for i in (0, 1)]
+FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[1])
+CLASSIFIER = "classifier_"  # entries whose names begin so are what `cnn_fid` takes features from
+
 SIZES = ("units", "filters", "latent_dim", "hidden", "components", "image_shape", "batch_shape")
+
+
+def names():
+    """Names of the entries, sorted."""
+    cards = FOLDER.glob("*/card.json")
+    return sorted(p.parent.name for p in cards if not p.parent.name.startswith(CLASSIFIER))
+
+
+def card(name):
+    """The card of an entry, a dict: class, config, data set, command, seed, machine, metrics …
+
+    Raises:
+        ValueError: if there is no such entry.
+    """
+    path = FOLDER / name / "card.json"
+    if not path.is_file():
+        raise ValueError(f"`name` must be one of {names()}. Received: {name!r}")
+    return json.loads(path.read_text())
+
+
+def load(name):
+    """The model of an entry, on any backend; it is not compiled.
+
+    Raises:
+        ValueError: if there is no such entry, or its file is not the one that the card describes.
+    """
+    return load_model(_checked(name), compile=False)
+
+
+def classifier(dataset):
+    """What `cnn_fid` sees by, for one labelled data set: a Keras model of images in [0, 1] whose
+    output are features; None where the zoo has no such entry."""
+    name = CLASSIFIER + pathlib.Path(dataset).stem
+    if not (FOLDER / name / "card.json").is_file():
+        return None
+    model = keras.models.load_model(_checked(name), compile=False)
+    return keras.Model(model.inputs, model.get_layer("features").output)
+
+
+def _checked(name):
+    """Path of an entry's model, whose sha256 is that of its card."""
+    expected, path = card(name)["sha256"], FOLDER / name / "model.keras"
+    if not path.is_file() or sha256(path) != expected:
+        raise ValueError(f"{path} is damaged: its sha256 is not that of its card ({expected})")
+    return path
+
+
+def sha256(path):
+    """Hex digest of a file."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def save(model, name, card, pictures=()):
+    """Writes an entry, whole or not at all; one of the same name is replaced.
+
+    Args:
+        model: trained model; it is saved without its optimizer.
+        name: str, `<family>_<data set>[_<variant>]`.
+        card: dict, all of the card but what is known here: class, config, parameters, sha256.
+        pictures: paths of pictures to put beside it.
+
+    Returns:
+        Path of the folder.
+    """
+    target, partial = FOLDER / name, FOLDER / f".{name}.{os.getpid()}"
+    partial.mkdir(parents=True)
+    try:
+        with _uncompiled(model):
+            model.save(partial / "model.keras")
+        np.savez_compressed(partial / "golden.npz", **golden(model))
+        for picture in pictures:
+            shutil.copy(picture, partial)
+        own = {
+            "name": name,
+            "class": type(model).__name__,
+            "parameters": model.count_params(),
+            "sha256": sha256(partial / "model.keras"),
+        }
+        cli.write_json(partial / "card.json", {**own, **card})
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+@contextlib.contextmanager
+def _uncompiled(model):
+    compiled, model.compiled = model.compiled, False
+    try:
+        yield
+    finally:
+        model.compiled = compiled
+
+
+def golden(model, x=None):
+    """What a model returns for four images: dict of `x`, `latent`, `reconstruction`, `loss`.
+
+    Latents are posterior means; the loss is taken there, without noise. `x` is given, or made by
+    the model itself (so that no data set is passed on): uint8 (4, height, width, channels).
+    """
+    if x is None:
+        z = np.random.default_rng(0).normal(size=(4, *model.latent_shape)).astype("float32")
+        x = np.round(model.decode(z) * 255)
+        if isinstance(model, BaseVAE) and model.likelihood.binary:
+            x = np.where(x > 127, 255, 0)
+        x = x.astype("uint8")
+    latent = model.encode(x)
+    model.__dict__["draw"] = lambda shape, distribution="normal": ops.zeros(shape)
+    try:
+        # No batch statistics and no draw: what `prepare` draws leaves bits as they are.
+        images = model.images(x)
+        loss = model.objective(images, training=False)["loss"]
+    finally:
+        del model.__dict__["draw"]
+    return {
+        "x": x,
+        "latent": latent,
+        "reconstruction": model.decode(latent),
+        "loss": ops.convert_to_numpy(loss),
+    }
 
 
 def load_model(path, compile=True):

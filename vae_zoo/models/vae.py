@@ -8,6 +8,7 @@ so that one bad batch cannot overflow.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from vae_zoo import distributions, likelihoods, priors
@@ -114,6 +115,15 @@ class VAE(BaseVAE):
         if isinstance(self.prior, priors.StandardNormal):
             return distributions.gaussian_kl(z_mean, z_log_var)  # appendix B
         return ops.mean(self.log_posterior(z, z_mean, z_log_var) - self.prior.log_prob(z), axis=0)
+
+    def kl_per_latent(self, x, batch_size=256):
+        """Mean over images of the KL of each latent, of images as `encode` takes them: NumPy
+        (*latent_shape), nats. From N(0, 1), whatever the prior."""
+
+        def kl(x):
+            return distributions.gaussian_kl(*self.posterior(self.images(x)))
+
+        return np.mean(self.run("kl_per_latent", kl, x, batch_size=batch_size), axis=0)
 
     def objective(self, x, y=None, training=False):
         z, z_mean, z_log_var = self.sample_posterior(x, self.num_samples, training)
