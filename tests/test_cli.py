@@ -133,12 +133,41 @@ def test_help_shows_the_docstring_and_the_defaults(capsys, monkeypatch):
     assert "second paragraph" not in out and "of interest" not in out
 
 
-def test_a_parameter_without_a_default_must_be_given(capsys):
+def test_a_parameter_without_a_default_is_given_by_its_place(capsys):
     def tune(checkpoint, seed: int, lambda_=1.0):
         return checkpoint, seed, lambda_
 
-    assert cli.run(tune, ["--checkpoint", "a", "--seed", "3", "--lambda", "2"]) == ("a", 3, 2.0)
-    assert "--seed" in failure(capsys, tune, ["--checkpoint", "a"])
+    assert cli.run(tune, ["a", "3", "--lambda", "2"]) == ("a", 3, 2.0)
+    assert cli.run(tune, ["--lambda", "2", "a", "3"]) == ("a", 3, 2.0)
+    assert "seed" in failure(capsys, tune, ["a"])
+    assert "whole number" in failure(capsys, tune, ["a", "b"])
+
+
+def test_the_command_that_made_a_run_is_told_without_its_places(monkeypatch):
+    arguments = [
+        "--epochs",
+        "3",
+        "--output",
+        "there",
+        "--resume",
+        "--output=x y",
+        "--dataset",
+        "a b",
+    ]
+    monkeypatch.setattr(sys, "argv", ["/some/where/recipes/conv_vae.py", *arguments])
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    told = "KERAS_BACKEND=jax python recipes/conv_vae.py --epochs 3 --dataset 'a b'"
+    assert cli.command() == told
+
+
+def test_a_block_of_a_text_file_is_replaced_and_nothing_else(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("a\n<!-- t -->\nold\n<!-- /t -->\nb\n")
+    for _ in range(2):  # the second time changes nothing
+        cli.replace_block(page, "t", "| new |")
+        assert page.read_text() == "a\n<!-- t -->\n| new |\n<!-- /t -->\nb\n"
+    with pytest.raises(ValueError, match="README.md must have <!-- u -->"):
+        cli.replace_block(page, "u", "")
 
 
 def test_a_default_that_no_flag_can_express_is_refused():

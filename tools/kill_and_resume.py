@@ -79,7 +79,7 @@ def _state(output):
     if not (output / "model.keras").exists():
         return None
     with np.load(output / "checkpoint.npz") as file:
-        return {name: file[name] for name in file.files}
+        return {name: file[name] for name in file.files if name != "seconds"}
 
 
 if __name__ == "__main__":

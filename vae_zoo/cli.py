@@ -19,6 +19,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import sys
 import textwrap
 import traceback
@@ -37,7 +38,7 @@ def run(function, argv=None):
             the type of its default: int, float (finite), str, bool (`--flag`, `--no-flag`), or a
             tuple of these, separated by commas. An annotation such as `float` or `int | None`
             comes before the default; None without one is read as str. A parameter without a
-            default is a flag that must be given.
+            default is given by its place, without a flag.
         argv: list of str, the arguments; those of the process if None.
 
     Exits: 0 after `--help`; 2 with one line on stderr for wrong arguments and for a `ValueError`,
@@ -65,6 +66,8 @@ def table(numbers, files=()):
     """
     cells = []
     for name, number in numbers.items():
+        if isinstance(number.get("value"), (list, tuple)):
+            continue  # for a file, or a picture
         value, error = _digits(number.get("value"), number.get("standard_error"))
         cells.append((name, value, error, number.get("unit") or "", number.get("protocol") or ""))
     if cells:
@@ -78,6 +81,26 @@ def table(numbers, files=()):
     longest = max((len(str(path)) for path, _ in files), default=0)
     for path, description in files:
         _print_beside(f"{str(path):<{longest}}  ", description)
+
+
+def command():
+    """The command line that started this process, as one would type it in the project's folder.
+
+    Flags that only say where results go, or that go on from there, are left out.
+    """
+    words, skip = [], False
+    for word in sys.argv[1:]:
+        if skip:
+            skip = False
+        elif word in ("--resume", "--tensorboard"):
+            continue
+        elif word == "--output":
+            skip = True
+        elif not word.startswith("--output="):
+            words.append(shlex.quote(word))
+    script = Path(sys.argv[0]).resolve()
+    backend = f"KERAS_BACKEND={os.environ.get('KERAS_BACKEND', 'tensorflow')}"
+    return " ".join([backend, "python", f"{script.parent.name}/{script.name}", *words])
 
 
 def machine():
@@ -146,23 +169,30 @@ def _parser(function):
     texts = _argument_texts(doc)
     parser = _Parser(
         prog=Path(inspect.getfile(function)).name,
-        usage="%(prog)s [--setting value ...]",
+        usage=" ".join(["%(prog)s", *_required(function), "[--setting value ...]"]),
         description=doc.split("\n\n")[0],
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        required = parameter.default is parameter.empty
-        default = None if required else parameter.default
-        note = "(required)" if required else f"(default: {_show(default)})"
+        text = texts.get(name, "").replace("%", "%%")  # argparse uses %
+        if name in _required(function):
+            parser.add_argument(
+                name, help=text, type=_reader(name, None, parameter.annotation)["type"]
+            )
+            continue
         parser.add_argument(
             f"--{name.rstrip('_').replace('_', '-')}",
             dest=name,
-            required=required,
-            help=f"{texts.get(name, '')} {note}".strip().replace("%", "%%"),  # argparse uses %
-            **_reader(name, default, parameter.annotation),
+            help=f"{text} (default: {_show(parameter.default)})".strip(),
+            **_reader(name, parameter.default, parameter.annotation),
         )
     return parser
+
+
+def _required(function):
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty]
 
 
 def _reader(name, default, annotation):

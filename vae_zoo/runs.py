@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import time
 
 import keras
 import numpy as np
@@ -156,6 +157,7 @@ class Checkpoint(keras.callbacks.Callback):
             leftover.unlink()
         self.of, self.batches, self.stopping = model, batches, stopping
         self.epoch, self.history, self.stopped, self.resumed = 0, {}, False, None
+        self.seconds, self.since = 0.0, time.monotonic()
 
     def _variables(self):
         return {id(v): v for v in [*self.of.variables, *self.of.optimizer.variables]}.values()
@@ -176,7 +178,9 @@ class Checkpoint(keras.callbacks.Callback):
         arrays = {f"v{i}": ops.convert_to_numpy(v) for i, v in enumerate(self._variables())}
         best = {f"b{i}": array for i, array in enumerate(self.stopping.best_weights or [])}
         buffer = io.BytesIO()
-        np.savez(buffer, state=json.dumps(state), **arrays, **best)
+        self.seconds += time.monotonic() - self.since  # of training, over all resumed parts
+        self.since = time.monotonic()
+        np.savez(buffer, state=json.dumps(state), seconds=self.seconds, **arrays, **best)
         cli.write_bytes(self.path, buffer.getvalue())
         rows = zip(range(self.epoch), *self.history.values())
         lines = [["epoch", *self.history], *rows]
@@ -191,6 +195,7 @@ class Checkpoint(keras.callbacks.Callback):
         variables = list(self._variables())
         with np.load(self.path) as file:
             state = json.loads(str(file["state"]))
+            self.seconds = float(file["seconds"])
             arrays = [file[f"v{i}"] for i in range(sum(name[0] == "v" for name in file.files))]
             best = [file[f"b{i}"] for i in range(sum(name[0] == "b" for name in file.files))]
         other = [k for k in self.settings if state["settings"].get(k) != self.settings[k]]
@@ -212,6 +217,7 @@ class Checkpoint(keras.callbacks.Callback):
         print(f"Resuming after epoch {self.epoch}")
 
     def on_train_begin(self, logs=None):
+        self.since = time.monotonic()
         vars(self.stopping).update(self.resumed or {})  # which it has just reset
 
 
@@ -266,7 +272,9 @@ def report(model, train, test, history, settings, importance_samples=0):
         progress=progress,
     )
     cli.write_json(output / "numbers.json", numbers)
-    cli.write_json(output / "config.json", _config(model, settings, x))
+    with np.load(output / "checkpoint.npz") as checkpoint:
+        seconds = float(checkpoint["seconds"])
+    cli.write_json(output / "config.json", _config(model, settings, history, seconds, x))
     files = [
         (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),
         (output / "checkpoint.npz", "what --resume goes on from"),
@@ -282,8 +290,9 @@ def report(model, train, test, history, settings, importance_samples=0):
     return numbers
 
 
-def _config(model, settings, x_test):
+def _config(model, settings, history, seconds, x_test):
     return {
+        "command": cli.command(),
         "settings": settings,
         "class": type(model).__name__,
         "parameters": model.count_params(),
@@ -292,6 +301,8 @@ def _config(model, settings, x_test):
         "keras": keras.__version__,
         "python": platform.python_version(),
         "machine": cli.machine(),
+        "epochs": len(history["loss"]),
+        "minutes": round(seconds / 60, 1),
     }
 
 
