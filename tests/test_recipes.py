@@ -35,7 +35,7 @@ def run(recipe, *arguments, **environment):
 
 
 def test_every_recipe_is_tried():
-    assert {path.stem for path in RECIPES.glob("*.py")} == set(TINY)
+    assert {path.stem for path in RECIPES.glob("*.py")} == {*TINY, "evaluate"}
 
 
 @pytest.mark.parametrize("recipe", TINY)
@@ -70,6 +70,25 @@ def test_recipe_trains_measures_and_draws(recipe, tmp_path):
         elbo = model.evaluate(x, verbose=0, return_dict=True)["elbo"]
         assert numbers["elbo"]["value"] == pytest.approx(elbo, rel=0.01)
         assert numbers["nll_iw3"]["value"] < -numbers["elbo"]["value"]
+
+
+def test_evaluate_knows_what_a_run_was_trained_on(tmp_path, capsys):
+    evaluate = runpy.run_path(str(RECIPES / "evaluate.py"))["evaluate_model"]
+    model = vae_zoo.DenseVAE(latent_dim=2, hidden=(4,), seed=0)
+    model.save(tmp_path / "model.keras")
+    settings = ["--importance-samples", "2", "--importance-images", "10", "--elbo-samples", "1"]
+    with pytest.raises(SystemExit):
+        cli.run(evaluate, [str(tmp_path / "model.keras"), *settings])
+    assert "pass --dataset" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text(json.dumps({"settings": {"dataset": "digits"}}))
+    file = tmp_path / "numbers.json"
+    numbers = cli.run(evaluate, [str(tmp_path), *settings, "--json-file", str(file)])
+    assert json.loads(file.read_text()) == numbers
+    printed = capsys.readouterr().out
+    assert "2 importance samples, 10 images" in printed and "probe_accuracy_pixels" in printed
+    with pytest.raises(SystemExit):
+        cli.run(evaluate, ["no/such/model.keras", "--dataset", "digits"])
+    assert "No file no/such/model.keras" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

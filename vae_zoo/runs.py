@@ -9,13 +9,14 @@ import os
 import pathlib
 import platform
 import time
+import warnings
 
 import keras
 import numpy as np
 import tqdm
 from keras import ops
 
-from vae_zoo import cli, data, plots
+from vae_zoo import cli, data, metrics, plots
 from vae_zoo.base import BaseVAE
 from vae_zoo.evaluate import measure
 
@@ -116,7 +117,9 @@ def fit(
     checkpoint = Checkpoint(output, model, batches, stopping, settings)
     if resume:
         checkpoint.load()
-    boards = [TensorBoard(output / "tensorboard")] if tensorboard else []
+    watching = [TensorBoard(output / "tensorboard")] if tensorboard else []
+    if hasattr(model, "kl_per_latent"):
+        watching.append(NoticeCollapse(np.asarray(validation[0][:500]), epochs))
     # One line an epoch where nobody watches: a progress bar would fill a log file.
     verbose = "auto" if os.isatty(1) else 2
     model.fit(
@@ -124,7 +127,7 @@ def fit(
         epochs=epochs,
         initial_epoch=epochs if checkpoint.stopped else checkpoint.epoch,
         validation_data=held_out,
-        callbacks=[stopping, checkpoint, *boards],
+        callbacks=[stopping, checkpoint, *watching],
         verbose=verbose,
     )
     history = checkpoint.history
@@ -219,6 +222,42 @@ class Checkpoint(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.since = time.monotonic()
         vars(self.stopping).update(self.resumed or {})  # which it has just reset
+
+
+class NoticeCollapse(keras.callbacks.Callback):
+    """Warns once where a trained VAE ignores nearly all of its latents: posterior collapse.
+
+    Looks at epochs 10, 20, 40, … and the last: a model with fewer than a tenth of its units active
+    (`metrics.active_units`) gets a warning that says which latents carry the KL, and what to
+    change. Bowman et al. 2016, arXiv:1511.06349, section 3.1.
+
+    Args:
+        x: images, a few hundred held-out ones.
+        epochs: int, of the whole run.
+    """
+
+    def __init__(self, x, epochs):
+        super().__init__()
+        self.x, self.epochs, self.warned = x, epochs, False
+
+    def on_epoch_end(self, epoch, logs=None):
+        tens, rest = divmod(epoch + 1, 10)
+        looks = (rest == 0 and tens & (tens - 1) == 0) or epoch + 1 == self.epochs
+        if not looks or self.warned:
+            return
+        latents = self.model.encode(self.x)
+        active, size = metrics.active_units(latents), latents[0].size
+        if active < max(1, size / 10):
+            self.warned = True
+            kl = np.sort(self.model.kl_per_latent(self.x).ravel())[::-1]
+            warnings.warn(
+                f"Posterior collapse: {active} of {size} latents are active after epoch "
+                f"{epoch + 1}; the KL is {kl.sum():.2f} nats, of which the first latents carry "
+                f"{', '.join(f'{value:.2f}' for value in kl[:3])}. The decoder ignores the rest. "
+                "Lower beta, raise it more slowly (a longer warm-up), or give the latents free "
+                "bits.",
+                stacklevel=2,
+            )
 
 
 class TensorBoard(keras.callbacks.Callback):

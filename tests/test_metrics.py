@@ -1,0 +1,135 @@
+"""Metrics against oracles; the evaluator on models whose numbers are known."""
+
+import keras
+import numpy as np
+import pytest
+from scipy import linalg, ndimage
+
+from vae_zoo import Autoencoder, DenseVAE, metrics, runs
+from vae_zoo.evaluate import evaluate
+
+rng = np.random.default_rng(0)
+
+
+def test_ssim_of_a_pair_by_hand():
+    """Local moments by explicit sums over each 11×11 window."""
+    x, y = rng.random((2, 1, 14, 13, 1))
+    window = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    window = np.outer(window, window) / window.sum() ** 2
+    values = []
+    for i in range(4):
+        for j in range(3):
+            a, b = (t[0, i : i + 11, j : j + 11, 0] for t in (x, y))
+            m_a, m_b = (window * a).sum(), (window * b).sum()
+            s_a, s_b = ((window * (t - m) ** 2).sum() for t, m in ((a, m_a), (b, m_b)))
+            s_ab = (window * (a - m_a) * (b - m_b)).sum()
+            top = (2 * m_a * m_b + 1e-4) * (2 * s_ab + 9e-4)
+            values.append(top / ((m_a**2 + m_b**2 + 1e-4) * (s_a + s_b + 9e-4)))
+    np.testing.assert_allclose(metrics.ssim(x, y), [np.mean(values)], rtol=1e-6)
+
+
+def test_ssim_is_one_for_equal_images_and_falls_with_noise():
+    x = ndimage.gaussian_filter(rng.random((600, 16, 16, 3)), (0, 2, 2, 0))
+    x = (x - x.min()) / (x.max() - x.min())
+    noise = rng.normal(size=x.shape)
+    values = [metrics.ssim(x, x + s * noise) for s in (0, 0.05, 0.2)]
+    np.testing.assert_allclose(values[0], np.ones(600))
+    assert (values[0] > values[1]).all() and (values[1] > values[2]).all()
+    with pytest.raises(ValueError, match="11×11"):
+        metrics.ssim(x[:, :10], x[:, :10])
+
+
+def test_frechet_distance_of_known_gaussians():
+    mean, a = np.array([1.0, 0.0, -2.0]), rng.normal(size=(3, 3))
+    x = rng.normal(size=(200_000, 3))
+    y = rng.normal(size=(200_000, 3)) @ a + mean
+    covariance = a.T @ a
+    exact = mean @ mean + np.trace(np.eye(3) + covariance - 2 * linalg.sqrtm(covariance).real)
+    assert metrics.frechet_distance(x, y) == pytest.approx(exact, rel=0.02)
+    assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_probe_reads_labels_that_are_there_and_no_others():
+    y = rng.integers(0, 4, 1200)
+    codes = np.eye(4)[y] @ rng.normal(size=(4, 6)) + 0.1 * rng.normal(size=(1200, 6))
+    noise = rng.normal(size=(1200, 2, 3))
+    parts = lambda x: [(x[a:b], y[a:b]) for a, b in ((0, 400), (400, 800), (800, 1200))]  # noqa: E731
+    assert metrics.probe_accuracy(*parts(codes)) > 0.98
+    assert metrics.probe_accuracy(*parts(noise)) < 0.4
+
+
+def test_psnr():
+    np.testing.assert_allclose(metrics.psnr(np.array([1.0, 0.01, 0.0])), [0, 20, 120])
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """A VAE and an autoencoder, trained for a moment, on all that is measured of digits."""
+    from vae_zoo import data
+
+    x, y = data.load("digits")
+    keras.utils.set_random_seed(0)
+    image = keras.Input((28, 28, 1))
+    h = keras.layers.Flatten()(image)
+    classifier = keras.Model(image, keras.layers.Dense(10)(h))
+    results = {}
+    models = {
+        "vae": DenseVAE(latent_dim=4, hidden=(64,), seed=0),
+        "autoencoder": Autoencoder(latent_dim=4, hidden=(64,), seed=0),
+    }
+    for name, model in models.items():
+        model.compile(keras.optimizers.Adam(3e-3))
+        model.fit(x, epochs=8, batch_size=64, verbose=0)
+        results[name] = evaluate(
+            model,
+            "digits",
+            importance_samples=5,
+            importance_images=20,
+            elbo_samples=2,
+            classifier=classifier,
+        )
+    return results
+
+
+def test_evaluate_measures_all_of_a_vae(numbers):
+    value = {name: number["value"] for name, number in numbers["vae"].items()}
+    assert set(value) == {
+        *("elbo", "rate", "distortion", "nll_iw5", "active_units", "psnr", "relative_mse", "ssim"),
+        *("kl_per_latent", "cnn_fid", "cnn_fid_gaussian_mixture", "cnn_fid_floor"),
+        *("probe_accuracy", "probe_accuracy_pixels", "probe_accuracy_untrained"),
+    }
+    assert "20 images" in numbers["vae"]["nll_iw5"]["protocol"]
+    assert sum(value["kl_per_latent"]) == pytest.approx(value["rate"], rel=1e-4)
+    # Training images are nearest to test images, samples from a fitted mixture next.
+    assert value["cnn_fid_floor"] < value["cnn_fid_gaussian_mixture"] < value["cnn_fid"] * 1.5
+    assert value["cnn_fid_floor"] < 0.1 * value["cnn_fid"]
+    assert 0.3 < value["probe_accuracy"] < value["probe_accuracy_pixels"] > 0.8
+    assert 0 < value["ssim"] < 1
+
+
+def test_evaluate_measures_an_autoencoder(numbers):
+    value = {name: number["value"] for name, number in numbers["autoencoder"].items()}
+    assert "elbo" not in value and "cnn_fid" not in value and "kl_per_latent" not in value
+    assert value["cnn_fid_gaussian_mixture"] > value["cnn_fid_floor"]
+    assert value["relative_mse"] < 1
+
+
+def collapse(beta, epochs, tmp_path):
+    from vae_zoo import data
+
+    (x, _), (x_held, _) = (data.load("digits", split) for split in ("train", "validation"))
+    keras.utils.set_random_seed(0)
+    model = DenseVAE(latent_dim=8, hidden=(64,), beta=beta, seed=0)
+    model.compile(keras.optimizers.Adam(2e-3))
+    settings = {"batch_size": 64, "seed": 0, "patience": 99, "output": tmp_path / str(beta)}
+    held = (data.binarize(x_held), None)
+    return runs.fit(model, (x, None), held, epochs=epochs, **settings)
+
+
+def test_posterior_collapse_is_noticed(tmp_path):
+    with pytest.warns(UserWarning, match="0 of 8 latents are active.*Lower beta.*free bits"):
+        collapse(50.0, 10, tmp_path)
+
+
+def test_a_good_model_gets_no_warning(tmp_path):
+    collapse(1.0, 10, tmp_path)  # a warning would be an error

@@ -1,0 +1,108 @@
+"""Makes an entry of the zoo from a finished run: python tools/add_entry.py output/dense_vae_mnist
+
+The run is measured by `vae_zoo.evaluate`, and its card says all there is to say.
+"""
+
+import json
+import pathlib
+import sys
+import time
+
+import keras
+import tqdm
+
+from vae_zoo import cli, data, load_model, zoo
+from vae_zoo.evaluate import evaluate
+
+LICENCES = {
+    "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes, C. Burges)",
+    "frey_faces": "none stated (B. Frey, S. Roweis)",
+    "sprites": "CC BY-SA 3.0 and GPL 3.0 (Liberated Pixel Cup)",
+    "digits": "CC BY 4.0 (E. Alpaydin, C. Kaynak; with scikit-learn)",
+}
+# What the literature reports: entry -> metric -> (number, where it stands).
+ANCHORS = {
+    "dense_vae_mnist": {
+        "nll_iw5000": (
+            84.45,
+            "VAE of the same two layers of 300 gated units, z = 40, dynamic MNIST: Norouzi et al. "
+            "2020 (Exemplar VAE), arXiv:2004.04795",
+        )
+    },
+}
+
+
+def add_entry(
+    run, name: str = None, importance_samples=5000, importance_images: int = None, seed=0, note=""
+):
+    """Measure a run and store it in the zoo.
+
+    Args:
+        run: the output folder of a recipe
+        name: of the entry; that of the folder if left out
+        importance_samples: k of the importance-weighted NLL; 0 leaves it out
+        importance_images: test images that it is taken over, the first ones; all if left out
+        seed: of samples, mixtures and the untrained encoder
+        note: a sentence for the card
+    """
+    run = pathlib.Path(run)
+    name = name or run.name
+    config = json.loads((run / "config.json").read_text())
+    settings = config["settings"]
+    dataset = settings["dataset"]
+    model = load_model(run / "model.keras", compile=False)
+    binary = getattr(getattr(model, "likelihood", None), "binary", False)
+    x_test, _ = data.load(dataset, "test")
+    found = data.fingerprint(data.binarize(x_test) if binary else x_test)
+    if found != config["test_images"]:
+        raise ValueError(f"The test images are not those of the run: {found} is their fingerprint")
+    start = time.monotonic()
+    keras.utils.set_random_seed(seed)
+    numbers = evaluate(
+        model,
+        dataset,
+        importance_samples=importance_samples,
+        importance_images=importance_images,
+        classifier=zoo.classifier(dataset),
+        seed=seed,
+        progress=lambda batches: tqdm.tqdm(batches, desc="importance sampling", disable=None),
+    )
+    for metric, (anchor, source) in ANCHORS.get(name, {}).items():
+        numbers[metric] |= {"anchor": anchor, "anchor_source": source}
+    own = ("output", "resume", "tensorboard")
+    bits = "bits drawn from the grey levels, anew at every training step, once for test (seed 777)"
+    card = {
+        "config": model.get_config(),
+        "dataset": dataset,
+        "preprocessing": bits if binary else "grey levels or colours in [0, 1]",
+        "data_licence": LICENCES.get(dataset, "unknown"),
+        "command": config["command"],
+        "settings": {k: v for k, v in settings.items() if k not in own},
+        "training": {
+            **{key: config[key] for key in ("backend", "keras", "machine", "epochs", "minutes")},
+            "seed": settings["seed"],
+        },
+        "evaluation": {
+            "backend": keras.backend.backend(),
+            "machine": cli.machine(),
+            "minutes": round((time.monotonic() - start) / 60, 1),
+            "test_images": config["test_images"],
+        },
+        "metrics": numbers,
+    }
+    if zoo.classifier(dataset) is not None:
+        card["classifier_sha256"] = zoo.card(zoo.CLASSIFIER + pathlib.Path(dataset).stem)["sha256"]
+    if note:
+        card["note"] = note
+    pictures = sorted(run.glob("*.png"))
+    folder = zoo.save(model, name, card, pictures)
+    cli.table(numbers, [(folder, f"{_size(folder):.1f} MiB")])
+    return folder
+
+
+def _size(folder):
+    return sum(path.stat().st_size for path in folder.iterdir()) / 2**20
+
+
+if __name__ == "__main__":
+    sys.exit(not cli.run(add_entry))

@@ -1,0 +1,89 @@
+"""Writes the README's table of results from the cards: python tools/results_table.py
+
+No number is typed by hand; running it again changes nothing.
+"""
+
+import pathlib
+import re
+import sys
+
+from vae_zoo import cli, zoo
+
+ROOT = pathlib.Path(__file__).parent.parent
+COLUMNS = {
+    "-ELBO": ("elbo",),
+    "NLL": (r"nll(_iw\d+)?",),
+    "bits/dim": (r"bits_per_dim(_iw\d+)?",),
+    "relative MSE": ("relative_mse",),
+    "active": ("active_units",),
+    "cnn_fid: prior, mixture, floor": (
+        "cnn_fid",
+        "cnn_fid_gaussian_mixture",
+        "cnn_fid_floor",
+    ),
+    "probe: codes, pixels, untrained": (
+        "probe_accuracy",
+        "probe_accuracy_pixels",
+        "probe_accuracy_untrained",
+    ),
+}
+
+
+def results_table(readme=str(ROOT / "README.md")):
+    """Write the table of all entries into the README, between its two results marks.
+
+    Args:
+        readme: the file
+    """
+    cards = {name: zoo.card(name) for name in zoo.names()}
+    lines = [
+        f"| entry | data | weights | {' | '.join(COLUMNS)} | the paper's | gap |",
+        f"| --- | --- | --- | {' | '.join('---' for _ in COLUMNS)} | --- | --- |",
+    ]
+    notes = []
+    for name, card in cards.items():
+        cells = [", ".join(_cell(card, p) for p in patterns) for patterns in COLUMNS.values()]
+        anchors = {k: n for k, n in card["metrics"].items() if "anchor" in n}
+        paper = ", ".join(f"{k} {n['anchor']:g}" for k, n in anchors.items())
+        gap = ", ".join(f"{abs(n['value']) - n['anchor']:+.2f}" for n in anchors.values())
+        cells = ["" if set(cell) <= set(" ,") else cell for cell in cells]
+        entry = f"[`{name}`](saved_models/{name}/card.json)"
+        weights = f"{card['parameters']:,}"
+        lines.append(f"| {' | '.join([entry, card['dataset'], weights, *cells, paper, gap])} |")
+        training = card["training"]
+        notes.append(
+            f"- `{name}`: `{card['command']}`, seed {training['seed']}, "
+            f"{training['minutes']:g} minutes on {training['machine']}."
+            + "".join(f" {k}: {n['anchor_source']}." for k, n in anchors.items())
+        )
+    protocols = (
+        "Test split, numbers ± standard error over images. NLL by importance sampling with the "
+        "number of samples, and of images where not all, in brackets. Everything else of an entry "
+        "stands in its card."
+    )
+    cli.replace_block(readme, "results", "\n".join([protocols, "", *lines, "", *notes]))
+    return cards
+
+
+def _cell(card, pattern):
+    """The number whose name is `pattern`, the last of them where several are (the tightest)."""
+    found = [number for name, number in card["metrics"].items() if re.fullmatch(pattern, name)]
+    if not found:
+        return ""
+    number = found[-1]
+    value, error = number["value"], number.get("standard_error")
+    value = abs(value) if pattern == "elbo" else value
+    text = f"{value:.3g}" if abs(value) < 10 else f"{value:.2f}"
+    if isinstance(value, int):
+        text = str(value)
+    elif error is not None and abs(value) >= 10:
+        text += f" ± {error:.2f}"
+    protocol = re.match(r"([\d,]+) importance samples, ([\d,]+) images", number["protocol"])
+    if protocol and pattern.startswith("nll"):
+        samples, images = protocol.groups()
+        text += f" ({samples})" if images == "10,000" else f" ({samples}; {images} images)"
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(not cli.run(results_table))
