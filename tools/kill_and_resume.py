@@ -24,7 +24,7 @@ def kill_and_resume(recipe="dense_vae", runs=10, epochs=40, seed=0):
 
     Args:
         recipe: name of the recipe
-        runs: runs that are killed once each, at a moment between the start and the end of training
+        runs: runs that are killed once each, some time after a random epoch
         epochs: of each run
         seed: of the moments
     """
@@ -39,24 +39,19 @@ def kill_and_resume(recipe="dense_vae", runs=10, epochs=40, seed=0):
         return subprocess.Popen(arguments, stdout=log, stderr=log)
 
     try:
-        begin, process = time.monotonic(), start("whole")
-        table, first = folder / "whole" / "history.csv", None
-        while process.poll() is None:
-            if first is None and table.exists():
-                first = time.monotonic() - begin
-            time.sleep(0.05)
-        if process.returncode:
+        begin = time.monotonic()
+        if start("whole").wait():
             raise ValueError((folder / "whole.log").read_text()[-2000:])
-        last = time.monotonic() - begin - (time.time() - table.stat().st_mtime)
+        seconds = (time.monotonic() - begin) / epochs  # of an epoch, start-up shared out
         whole, equal = _state(folder / "whole"), 0
         for i in range(runs):
             process = start(f"killed{i}")
-            moment = moments.uniform(0.9 * first, last)
-            try:
-                process.wait(moment)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            after, more = moments.randrange(epochs - 1), moments.uniform(0, seconds)
+            while process.poll() is None and _epochs(folder / f"killed{i}") < after:
+                time.sleep(0.005)
+            time.sleep(more)
+            process.kill()
+            process.wait()
             start(f"killed{i}", "--resume").wait()
             resumed = _state(folder / f"killed{i}")
             same = resumed is not None and whole.keys() == resumed.keys()
@@ -67,11 +62,18 @@ def kill_and_resume(recipe="dense_vae", runs=10, epochs=40, seed=0):
                 for line in (folder / f"killed{i}.log").read_text().splitlines()
                 if line.startswith(("Resuming", "No "))  # which epoch it fell in
             ]
-            print(f"killed after {moment:5.1f} s, {kept}: {'equal' if same else 'DIFFERENT'}")
+            moment = f"{more:.2f} s after epoch {after}"
+            print(f"killed {moment}, {kept}: {'equal' if same else 'DIFFERENT'}", flush=True)
         print(f"{equal} of {runs} equal")
         return equal == runs
     finally:
         shutil.rmtree(folder)
+
+
+def _epochs(output):
+    """Epochs that a run has finished."""
+    table = output / "history.csv"
+    return len(table.read_text().splitlines()) - 1 if table.exists() else 0
 
 
 def _state(output):
