@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_zoo import data
+import vae_zoo
+from vae_zoo import backend, data
 from vae_zoo.data import SPLITS, Batches, Shapes, binarize, fingerprint, load
+
+BACKEND = keras.config.backend()
 
 RNG = np.random.default_rng(0)
 
@@ -469,3 +472,28 @@ def test_mnist_is_read_once_in_another_process(monkeypatch, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mnist.npz"]
     monkeypatch.setattr("subprocess.run", None)
     assert fingerprint(load("mnist", "test")[0]) == fingerprint(parts["test"][0])
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="its datasets copy ahead")
+def test_batches_live_on_an_accelerator_where_they_fit(monkeypatch):
+    """Tried with the CPU in the accelerator's place."""
+    if BACKEND == "jax":
+        import jax
+
+        device, kind = jax.devices()[0], jax.Array
+    else:
+        import torch
+
+        device, kind = "cpu", torch.Tensor
+    x, y = np.arange(60, dtype="uint8").reshape(20, 3, 1, 1), np.arange(20)
+    plain = data.Batches(x, y, batch_size=6, seed=3)
+    monkeypatch.setattr(backend, "accelerator", lambda: (device, 8 * x.nbytes))
+    moved = data.Batches(x, y, batch_size=6, seed=3)
+    assert isinstance(moved.columns[0], kind) and isinstance(moved.columns[1], np.ndarray)
+    for i in range(4):
+        for a, b in zip(plain[i], moved[i]):
+            np.testing.assert_array_equal(a, np.asarray(b))
+    model = vae_zoo.DenseVAE((3, 1, 1), latent_dim=2, hidden=(4,), seed=0)
+    model.compile("adam")
+    model.fit(moved, epochs=2, verbose=0)
+    assert int(model.optimizer.iterations) == 8

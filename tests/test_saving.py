@@ -324,3 +324,18 @@ def test_absurd_layers_of_a_users_encoder_are_refused(good, tmp_path):
 
 if __name__ == "__main__":
     continue_elsewhere(pathlib.Path(sys.argv[1]))
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path):
+    """Keras alone would import an installed TensorFlow on every backend, to seed and to save."""
+    code = (
+        "import sys, keras; before = set(sys.modules); import vae_zoo;"
+        "heavy = {'matplotlib', 'PIL', 'tqdm', 'keras_tuner', 'tensorflow_datasets'};"
+        "print(heavy & (set(sys.modules) - before));"
+        "keras.utils.set_random_seed(0); m = vae_zoo.DenseVAE((4, 4, 1), 2, (4,));"
+        "m.compile(); m.save(sys.argv[1]); vae_zoo.load_model(sys.argv[1]);"
+        "print('tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "m.keras"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["set()", str(BACKEND == "tensorflow")]

@@ -12,6 +12,7 @@ import functools
 import sys
 
 import keras
+import numpy as np
 from keras import ops
 from keras.src.utils import module_utils
 
@@ -452,6 +453,31 @@ def compiled(function, model, noisy=False):
                 return players[key](*arguments)
 
     return lambda *arrays: keras.tree.map_structure(ops.convert_to_numpy, run(*arrays))
+
+
+def accelerator():
+    """The device other than a CPU that this process computes on, and its memory in bytes; or None.
+
+    TensorFlow has none here: its datasets copy ahead, batch by batch.
+    """
+    if BACKEND == "jax":
+        device = jax.devices()[0]
+        memory = {} if device.platform == "cpu" else device.memory_stats() or {}
+        return (device, memory["bytes_limit"]) if "bytes_limit" in memory else None
+    if BACKEND == "torch" and torch.cuda.is_available():
+        return "cuda", torch.cuda.get_device_properties(0).total_memory
+    return None
+
+
+def on_device(array):
+    """A NumPy array on the accelerator, where there is one and the array takes an eighth of its
+    memory at most; else as it is."""
+    found = accelerator()
+    if found is None or not isinstance(array, np.ndarray) or array.nbytes > found[1] / 8:
+        return array
+    if BACKEND == "jax":
+        return jax.device_put(array, found[0])
+    return torch.from_numpy(np.ascontiguousarray(array)).to(found[0])
 
 
 def own_buffers(variables):

@@ -29,6 +29,8 @@ import zlib
 import keras
 import numpy as np
 
+from vae_zoo import backend
+
 SPLITS = ("train", "validation", "test")
 EMBEDDED = ("digits", "shapes")
 
@@ -103,7 +105,8 @@ class Batches(keras.utils.PyDataset):
 
     Epoch e is read in the order `np.random.default_rng([seed, e]).permutation(n)`. `epoch` goes on
     counting from one `fit` to the next; set it to resume. Pass `shuffle=False` to `fit` with it:
-    Keras otherwise deals the batches (not the examples) anew from Python's global generator.
+    Keras otherwise deals the batches (not the examples) anew from Python's global generator. On an
+    accelerator the whole arrays are moved there once, if they fit.
     Reading by `evaluate` counts as an epoch too: evaluate on a `Batches(…, shuffle=False)`.
 
     Args:
@@ -127,7 +130,8 @@ class Batches(keras.utils.PyDataset):
             raise ValueError("`sample_weight` must come with `y`. Received: y=None")
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be positive. Received: {batch_size=}")
-        self.columns = [column for column in (x, y, sample_weight) if column is not None]
+        columns = (x, y, sample_weight)
+        self.columns = [backend.on_device(column) for column in columns if column is not None]
         lengths = [len(column) for column in self.columns]
         if len(set(lengths)) > 1:
             raise ValueError(f"`x`, `y`, `sample_weight` must match. Received: lengths {lengths}")
@@ -141,7 +145,7 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index):
         rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
         if self.shuffle:
-            rows = _order(len(self.columns[0]), self.seed, self.epoch)[rows]
+            rows = _order(len(self.columns[0]), self.seed, self.epoch)[rows].copy()
         batch = tuple(column[rows] for column in self.columns)
         return batch if len(batch) > 1 else batch[0]
 
