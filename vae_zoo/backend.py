@@ -205,9 +205,13 @@ def _recorded(function, model, arguments):
 
 
 def _streamlined(graph):
-    """A recorded graph, which never runs under autograd and changes no tensor in place, without
-    detaching and copying, and with each matrix product and its bias as one operation."""
+    """A recorded graph, which never runs under autograd, without detaching and copying, and with
+    each matrix product and its bias as one operation; as it is if it writes to a tensor."""
     aten = torch.ops.aten
+    if any(
+        getattr(getattr(n.target, "_schema", None), "is_mutable", False) for n in graph.graph.nodes
+    ):
+        return graph
     layout = lambda node: (node.meta["val"].shape, node.meta["val"].stride())  # noqa: E731
     for node in graph.graph.nodes:
         if node.target is aten.detach.default:
@@ -335,46 +339,36 @@ def apply_gradients(optimizer, gradients, variables, accept):
     if BACKEND == "tensorflow":
 
         def update():
-            _apply(optimizer, gradients, variables)
+            optimizer.apply(gradients, variables)
             return True
 
         tf.cond(accept, update, lambda: False)
-    elif BACKEND == "torch" and _is_on_host(accept):
-        if accept:
-            _apply(optimizer, gradients, variables)
-    elif BACKEND == "jax" and jax.default_backend() == "cpu":
-        # On a GPU a branch would wait for `accept`; on a CPU it saves a pass over all slots.
+    elif BACKEND == "torch":
+        with torch.no_grad():
+            if _is_on_host(accept):
+                if accept:
+                    optimizer.apply(gradients, variables)
+            else:
+                with unchanged_unless(accept, [*variables, *optimizer.variables]):
+                    optimizer.apply(gradients, variables)
+    else:
         everything = [*variables, *optimizer.variables]
+        old, n = [v.value for v in everything], len(variables)
 
         def update(values):
-            slots = values[len(variables) :]
-            weights, slots = optimizer.stateless_apply(slots, gradients, values[: len(variables)])
+            weights, slots = optimizer.stateless_apply(values[n:], gradients, values[:n])
             return [*weights, *slots]
 
-        old = [v.value for v in everything]
-        for variable, value in zip(everything, jax.lax.cond(accept, update, list, old)):
+        if jax.default_backend() == "cpu":
+            new = jax.lax.cond(accept, update, list, old)  # saves a pass over all slots
+        else:  # on an accelerator a branch would wait for `accept`
+            new = [ops.where(accept, a, b) for a, b in zip(update(old), old)]
+        for variable, value in zip(everything, new):
             variable.assign(value)
-    else:
-        with unchanged_unless(accept, [*variables, *optimizer.variables]):
-            _apply(optimizer, gradients, variables)
 
 
 def _is_on_host(tensor):
     return tensor.device.type == "cpu"
-
-
-def _apply(optimizer, gradients, variables):
-    if BACKEND == "torch":
-        with torch.no_grad():
-            optimizer.apply(gradients, variables)
-    elif BACKEND == "tensorflow":
-        optimizer.apply(gradients, variables)
-    else:
-        weights, slots = optimizer.stateless_apply(
-            [v.value for v in optimizer.variables], gradients, [v.value for v in variables]
-        )
-        for variable, value in zip([*variables, *optimizer.variables], [*weights, *slots]):
-            variable.assign(value)
 
 
 class unchanged_unless:
