@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from vae_zoo import VAE, Autoencoder, ConvVAE, DenseVAE, schedules
+from vae_zoo import VAE, VQVAE, Autoencoder, ConvVAE, DenseVAE, schedules
 from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
 from vae_zoo.priors import GaussianMixture
 
@@ -27,11 +27,13 @@ def images(n, shape, seed=0):
 
 @dataclasses.dataclass
 class Family:
-    """`make(**kwargs)` returns a new tiny model; `x` and `y` are eight examples for it."""
+    """`make(**kwargs)` returns a new tiny model; `x` and `y` are eight examples for it; `noisy`
+    is False where its objective draws nothing."""
 
     make: Callable
     x: np.ndarray = dataclasses.field(default_factory=lambda: images(8, SHAPE))
     y: np.ndarray | None = None
+    noisy: bool = True
 
 
 def dense(**settings):
@@ -64,6 +66,11 @@ def custom(**kwargs):
     return VAE(encoder, decoder, "bernoulli", **kwargs)
 
 
+def vq(**settings):
+    settings = {"codes": 5, "code_dim": 3, "filters": (3, 4), "blocks": 0, **settings}
+    return lambda **kwargs: VQVAE(SHAPE, **settings, **kwargs)
+
+
 def mixture():
     prior = GaussianMixture((2,), components=2)
     prior.logits.assign([0.0, 1.0])
@@ -90,5 +97,7 @@ FAMILIES = {
     "dense_mixture_prior": Family(dense(prior=mixture)),
     "conv_flat": Family(conv(activation="gated")),
     "conv_grid": Family(conv(latent_grid=True, blocks=1)),
+    "vq_vae": Family(vq(), noisy=False),
+    "vq_vae_averaged": Family(vq(averaged=True, cosine=True, likelihood="bernoulli")),
     "conv_colour": Family(conv(COLOUR, likelihood="discretized_logistic"), x=images(8, COLOUR)),
 }

@@ -62,6 +62,13 @@ def test_psnr():
     np.testing.assert_allclose(metrics.psnr(np.array([1.0, 0.01, 0.0])), [0, 20, 120])
 
 
+def test_usage_of_codes():
+    codes = np.array([[0, 1], [1, 1]])
+    used, perplexity = metrics.code_usage(codes, 4)
+    assert used == 0.5
+    assert perplexity == pytest.approx(np.exp(-(0.25 * np.log(0.25) + 0.75 * np.log(0.75))))
+
+
 @pytest.fixture(scope="module")
 def numbers():
     """A VAE and an autoencoder, trained for a moment, on all that is measured of digits."""

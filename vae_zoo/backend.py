@@ -477,8 +477,8 @@ def on_device(array):
 def own_buffers(variables):
     """Gives each variable an array of its own.
 
-    With `use_ema` Keras leaves weights and averages sharing arrays at the end of `fit`, and JAX's
-    next `fit` would donate them twice.
+    JAX donates the arrays of what it trains. With `use_ema` Keras leaves weights and averages
+    sharing them at the end of `fit`, and a variable assigned to another shares its array too.
     """
     if BACKEND == "jax":
         for variable in variables:

@@ -53,6 +53,7 @@ class Trainable(keras.Model):
     """
 
     logged = ()
+    assigned = ()  # trainable variables that `update_state` assigns too
 
     def __init__(self, seed=None, skip_threshold=None, logged=None, **kwargs):
         super().__init__(**kwargs)
@@ -135,7 +136,8 @@ class Trainable(keras.Model):
         optimizer, variables = self.optimizer, self.trainable_variables
 
         # The noise state moves on; everything else comes back after a bad batch.
-        with backend.unchanged_unless(None, self.non_trainable_weights) as state:
+        kept = [*self.non_trainable_weights, *self.assigned]
+        with backend.unchanged_unless(None, kept) as state:
             outputs, gradients = backend.value_and_gradients(
                 self._loss_and_outputs,
                 (x, y, weights),
@@ -152,7 +154,8 @@ class Trainable(keras.Model):
             apply = ops.logical_or(small, ops.logical_not(finite)) if scaled else accepted
             backend.apply_gradients(optimizer, gradients, variables, apply)
             self.update_state(outputs, weights, training=True)
-        self.means.update_state(outputs, weights, accepted)
+        for metric in self.metrics:
+            metric.update_state(outputs, weights, accepted)
         return self.get_metrics_result()
 
     def _loss_and_outputs(self, x, y, weights):
@@ -167,7 +170,8 @@ class Trainable(keras.Model):
         with self.noise_from(EVALUATION_SEED, self.means.weight):
             outputs = self._checked(self.objective(self.prepare(x), y, training=False))
         self.update_state(outputs, weights, training=False)
-        self.means.update_state(outputs, weights)
+        for metric in self.metrics:
+            metric.update_state(outputs, weights)
         logs = self.get_metrics_result()
         del logs["skipped"]
         return logs
@@ -190,11 +194,14 @@ class Trainable(keras.Model):
 
     @property
     def metrics(self):
+        """`self.means`, and metrics of a whole set where a family has some; each takes
+        `update_state(outputs, weights, accepted)` and returns a dict."""
         return [self.means]
 
     def _flatten_metrics_in_order(self, logs):
         # Of a list, `evaluate` without `return_dict` say, the loss is the first.
-        return [logs[name] for name in (*self.means.names, "skipped") if name in logs]
+        first = [name for name in (*self.means.names, "skipped") if name in logs]
+        return [logs[name] for name in dict.fromkeys([*first, *logs])]
 
     # === Training and evaluating ===
 
@@ -433,6 +440,8 @@ class LatentModel(Trainable):
     any length, compiled, batch by batch.
     """
 
+    latent_dtype = "float32"
+
     def __init__(self, encoder, decoder, **kwargs):
         super().__init__(**kwargs)
         self.encoder, self.decoder = restore(encoder), restore(decoder)
@@ -496,12 +505,13 @@ class LatentModel(Trainable):
         Raises:
             ValueError: if the shape is wrong.
         """
-        if np.shape(z)[1:] != self.latent_shape:
+        if np.shape(z)[1:] != tuple(self.latent_shape):
             raise ValueError(
                 f"{type(self).__name__} takes latents of shape (batch, *{self.latent_shape}). "
                 f"Received: shape={np.shape(z)}"
             )
-        return self.run("generate", self.generate, np.asarray(z, "float32"), batch_size=batch_size)
+        z = np.asarray(z, self.latent_dtype)
+        return self.run("generate", self.generate, z, batch_size=batch_size)
 
     def interpolate(self, start, end, steps=10):
         """Images on the straight lines between the latents of two sets of images.
@@ -554,10 +564,10 @@ class LatentModel(Trainable):
 class BaseVAE(LatentModel):
     """A `LatentModel` with a likelihood p(x|z), a prior p(z) and a bound on log p(x).
 
-    Families set `self.likelihood` and `self.prior` in `__init__`, and write `log_weights` and
-    `objective`. The objective returns "reconstruction", "kl" and "elbo" = -reconstruction - kl;
-    with `training=False` its loss is -elbo, whatever it trains on. A tighter bound is a term of its
-    own, and `monitor` may name it.
+    Families set `self.likelihood` and `self.prior` in `__init__`, and write `log_weights`,
+    `likelihood_parameters(z)` (of latents) and `objective`. The objective returns "reconstruction",
+    "kl" and "elbo" = -reconstruction - kl; with `training=False` its loss is -elbo, whatever it
+    trains on. A tighter bound is a term of its own, and `monitor` may name it.
     """
 
     monitor = "elbo"  # of the logged terms, the one whose best validation epoch is kept
@@ -650,7 +660,8 @@ class BaseVAE(LatentModel):
             return self.decode(z, batch_size)
 
         def draw_pixels(z):
-            return self.likelihood.sample(self.decoder(z), self.image_shape[-1], self.draw)
+            parameters = self.likelihood_parameters(z)
+            return self.likelihood.sample(parameters, self.image_shape[-1], self.draw)
 
         return self.run("pixels", draw_pixels, z, batch_size=batch_size, seed=seed)
 
@@ -668,4 +679,5 @@ class BaseVAE(LatentModel):
         pairs = zip(*([v for v in m.variables if id(v) not in own] for m in (self, new)))
         for old_variable, new_variable in pairs:
             new_variable.assign(old_variable)
+        backend.own_buffers(new.variables)  # or training the one would take them from the other
         return new

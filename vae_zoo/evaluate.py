@@ -67,9 +67,10 @@ def evaluate(
     if hasattr(model, "kl_per_latent"):
         kl = model.kl_per_latent(x[:10_000]).ravel()
         numbers["kl_per_latent"] = _number(kl.tolist(), "nats", "mean over images of each latent")
+    continuous = model.latent_dtype == "float32"
     if classifier is not None:
         numbers.update(_sample_quality(model, classifier, x_train[some], x_grey[:], seed))
-    if y is not None:
+    if y is not None and continuous:
         parts = [(x[:PROBE_IMAGES], y[:PROBE_IMAGES]) for x, y in splits.values()]
         if binary:  # what the encoder was made for
             parts = [(data.binarize(x), y) for x, y in parts]
@@ -107,11 +108,11 @@ def measure(
     if isinstance(model, BaseVAE):
         numbers.update(_bounds(model, x, y, num_samples, num_images, elbo_samples, progress))
     latents = model.encode(x)
-    numbers["active_units"] = _number(
-        metrics.active_units(latents),
-        "units",
-        f"of {latents[0].size}: variance of the mean over x > 0.01",
-    )
+    if model.latent_dtype == "int32":
+        numbers.update(_usage(latents, model.codes, numbers["rate"]))
+    else:
+        protocol = f"of {latents[0].size}: variance of the mean over x > 0.01"
+        numbers["active_units"] = _number(metrics.active_units(latents), "units", protocol)
     errors = np.float64(model.run("squared_error", _squared_error(model), x))
     numbers["psnr"] = _mean(metrics.psnr(errors), "dB", "of the reconstruction at the mean")
     if train_variance is not None:
@@ -151,6 +152,19 @@ def _bounds(model, x, y, num_samples, num_images, elbo_samples, progress):
     return numbers
 
 
+def _usage(codes, size, rate):
+    """How a codebook is used over a whole set, and what a code costs under the prior."""
+    used, perplexity = metrics.code_usage(codes, size)
+    each = math.log(2) * codes[0].size
+    bits = {key: rate[key] / each for key in ("value", "standard_error")}
+    protocol = f"of {size} codes, over all places of all test images"
+    return {
+        "codes_used": _number(used, "", "share " + protocol),
+        "perplexity": _number(perplexity, "codes", protocol),
+        "bits_per_code": {**_number(None, "bits", f"-log2 p(codes) / {codes[0].size}"), **bits},
+    }
+
+
 def _squared_error(model):
     def error(x):  # inside a compiled function: no set of reconstructions is ever held in memory
         images = model.images(x)
@@ -178,9 +192,9 @@ def _sample_quality(model, classifier, x_train, x_test, seed):
     if isinstance(model, BaseVAE):
         value = to_test(model.sample(n, seed=seed))
         numbers["cnn_fid"] = _number(value, "", protocol + "the prior")
-    codes = _codes(model, x_train, seed)
+    codes = _codes(model, x_train, seed) if model.latent_dtype == "float32" else ()
     # A full covariance of many latents would be fitted to noise and take gigabytes.
-    if codes[0].size <= 256 and len(codes) > 10 * codes[0].size:
+    if len(codes) and codes[0].size <= 256 and len(codes) > 10 * codes[0].size:
         mixture = priors.GaussianMixture.fit(codes, MIXTURE_COMPONENTS, seed=seed)
         z = ops.convert_to_numpy(mixture.sample(n, seed=seed))
         numbers["cnn_fid_gaussian_mixture"] = _number(

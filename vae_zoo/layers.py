@@ -1,9 +1,42 @@
-"""Layers that two families or more use."""
+"""Layers that two families or more use, and the limits of sizes that all layers share."""
 
+import math
 from functools import partial
 
 import keras
+import numpy as np
 from keras import layers, ops
+
+# A size above these is a mistake or an attack, never a wish.
+LARGEST = 2**16  # of one layer
+MOST = 2**28  # elements of one image or one weight
+DEEPEST = 256  # layers of one kind
+
+
+def check_sizes(**sizes):
+    """Raises `ValueError` unless every value is a positive int of sane size, or a tuple of them."""
+    for name, value in sizes.items():
+        for size in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= LARGEST:
+                raise ValueError(f"`{name}` must be in 1..{LARGEST}. Received: {name}={value!r}")
+        if isinstance(value, (tuple, list)) and len(value) > DEEPEST:
+            raise ValueError(f"`{name}` may name {DEEPEST} layers. Received: {len(value)}")
+
+
+def check_widths(at_least, **widths):
+    """Raises `ValueError` unless every value is a tuple of `at_least` ints of sane size."""
+    for name, value in widths.items():
+        if not isinstance(value, (tuple, list)) or len(value) < at_least:
+            raise ValueError(
+                f"`{name}` must be a tuple of at least {at_least} ints. Received: {name}={value!r}"
+            )
+    check_sizes(**widths)
+
+
+def check_elements(what, shape):
+    """Raises `ValueError` where a tensor of this shape would be of absurd size."""
+    if math.prod(shape) > MOST:
+        raise ValueError(f"{what} of shape {tuple(shape)} has more than {MOST} elements")
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -50,3 +83,122 @@ class PixelShuffle(layers.Layer):
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
         return batch, 2 * height, 2 * width, channels // 4
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class Codebook(layers.Layer):
+    """K vectors e_1 … e_K, and which of them is nearest: k = argmin_j ||z - e_j||.
+
+    van den Oord, Vinyals and Kavukcuoglu 2017 (VQ-VAE), arXiv:1711.00937, eq. 1-2. Learned by the
+    gradient of the codebook term, or as moving averages of what is assigned to each vector
+    (appendix A.1). A vector that is hardly ever chosen is put where an encoder output lies
+    (Dhariwal et al. 2020, arXiv:2005.00341, section 3.1). Computes in float32 always.
+
+    Args:
+        size: int, K (512 in the paper).
+        dim: int, size of a vector (64 there).
+        averaged: bool, moving averages in place of gradients.
+        decay: float, of the moving averages, per step (0.99 in the paper).
+        cosine: bool, compare directions only (Yu et al. 2022, arXiv:2110.04627, section 3.2).
+        restart: float, a vector chosen for less than this share of its fair share 1/K of all
+            places (a moving average) is moved; 0 never moves one.
+    """
+
+    def __init__(self, size, dim, averaged=False, decay=0.99, cosine=False, restart=0.03, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        check_sizes(size=size, dim=dim)
+        check_elements("A weight", (size, dim))
+        if not 0 < decay < 1:
+            raise ValueError(f"`decay` must be in (0, 1). Received: decay={decay}")
+        if not 0 <= restart < 1:
+            raise ValueError(f"`restart` must be in [0, 1). Received: restart={restart}")
+        self.size, self.dim, self.averaged = size, dim, averaged
+        self.decay, self.cosine, self.restart = decay, cosine, restart
+        self.vectors = self.add_weight(
+            shape=(size, dim),
+            initializer=keras.initializers.RandomNormal(stddev=dim**-0.5),
+            trainable=not averaged,
+            name="vectors",
+        )
+        # Start at one: from zero the first unused vectors would be thrown far away.
+        self.counts = self.add_weight(
+            shape=(size,), initializer="ones", trainable=False, name="counts"
+        )
+        if averaged:
+            self.sums = self.add_weight(
+                shape=(size, dim), initializer="zeros", trainable=False, name="sums"
+            )
+            self.sums.assign(ops.convert_to_numpy(self.vectors))  # an array of its own
+        self.built = True
+
+    def comparable(self, z):
+        """float32 encoder outputs as they are compared: of length 1 where directions are."""
+        z = ops.cast(z, "float32")
+        return ops.normalize(z, axis=-1) if self.cosine else z
+
+    def nearest(self, z):
+        """int32 (...) of comparable z (..., dim)."""
+        flat = ops.reshape(z, (-1, self.dim))
+        vectors = self.comparable(self.vectors)
+        # ||z - e||^2 without ||z||^2, which is the same for all.
+        distances = ops.sum(ops.square(vectors), axis=1) - 2 * flat @ ops.transpose(vectors)
+        return ops.reshape(ops.cast(ops.argmin(distances, axis=1), "int32"), ops.shape(z)[:-1])
+
+    def lookup(self, codes):
+        """float32 (..., dim) of codes (...)."""
+        return ops.take(self.comparable(self.vectors), codes, axis=0)
+
+    def update(self, z, codes, weights, uniform):
+        """Moves averages, and vectors that are out of use (`state` lists what it assigns).
+
+        Args:
+            z: encoder outputs (batch, ..., dim).
+            codes: int32 (batch, ...), their nearest vectors.
+            weights: float32 (batch,); rows of weight 0 do not count.
+            uniform: float32 (size,) in [0, 1), which outputs restarted vectors are put to.
+        """
+        places = math.prod(codes.shape[1:])
+        flat, weights = ops.reshape(z, (-1, self.dim)), ops.repeat(weights, places)
+        # What has no weight may be NaN, which 0 would not silence.
+        flat = ops.where(weights[:, None] > 0, flat, 0.0)
+        chosen = ops.one_hot(ops.reshape(codes, (-1,)), self.size, dtype="float32")
+        chosen = ops.where(weights[:, None] > 0, chosen * weights[:, None], 0.0)
+        counts = self._average(self.counts, ops.sum(chosen, axis=0))
+        vectors = ops.convert_to_tensor(self.vectors)
+        if self.averaged:
+            sums = self._average(self.sums, ops.transpose(chosen) @ flat)
+            total = ops.sum(counts)  # Laplace smoothing: no division by a count near zero
+            smoothed = (counts + 1e-5) / (total + self.size * 1e-5) * total
+            vectors = sums / smoothed[:, None]
+        if self.restart:
+            dead = counts < self.restart * ops.mean(counts)
+            cumulated = ops.cumsum(weights)
+            rows = ops.searchsorted(cumulated, uniform * cumulated[-1], side="right")
+            rows = ops.minimum(ops.cast(rows, "int32"), ops.shape(flat)[0] - 1)
+            vectors = ops.where(dead[:, None], ops.take(flat, rows, axis=0), vectors)
+            counts = ops.where(dead, ops.mean(counts), counts)
+            self.counts.assign(counts)
+            if self.averaged:
+                self.sums.assign(ops.where(dead[:, None], vectors * counts[:, None], sums))
+        self.vectors.assign(vectors)
+
+    @property
+    def state(self):
+        return [self.vectors, self.counts, *([self.sums] if self.averaged else [])]
+
+    def start(self, z, seed=0):
+        """Puts the vectors at the k-means centres of encoder outputs z (n, dim), NumPy."""
+        from sklearn.cluster import MiniBatchKMeans
+
+        means = MiniBatchKMeans(self.size, n_init=1, batch_size=4096, random_state=seed).fit(z)
+        for variable in self.state:
+            value = np.ones(self.size) if variable is self.counts else means.cluster_centers_
+            variable.assign(value.astype("float32"))
+
+    def _average(self, variable, value):
+        variable.assign(self.decay * variable + (1 - self.decay) * value)
+        return ops.convert_to_tensor(variable)
+
+    def get_config(self):
+        own = ("size", "dim", "averaged", "decay", "cosine", "restart")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -18,6 +18,12 @@ def active_units(latents):
     return int(np.sum(latents.reshape(len(latents), -1).var(axis=0) > 0.01))
 
 
+def code_usage(codes, size):
+    """Share of `size` codes that occur, and perplexity exp(-sum_k p_k log p_k): two floats."""
+    p = np.bincount(np.ravel(codes), minlength=size) / np.size(codes)
+    return float(np.mean(p > 0)), float(np.exp(-np.sum(p[p > 0] * np.log(p[p > 0]))))
+
+
 def psnr(squared_errors):
     """Peak signal-to-noise ratio, -10 log10 MSE, in dB, of mean squared errors of [0, 1] images."""
     return -10 * np.log10(np.maximum(squared_errors, 1e-12))

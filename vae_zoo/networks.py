@@ -5,44 +5,19 @@ An encoder maps images (batch, height, width, channels) to one or more heads of 
 `num_parameters`). Heads compute in float32 under any precision policy, since densities need it.
 """
 
-import math
 from functools import partial
 
 import keras
 from keras import layers, ops
 
-from vae_zoo.layers import PixelShuffle, ResidualBlock
-
-# A size above these is a mistake or an attack, never a wish.
-LARGEST = 2**16  # of one layer
-MOST = 2**28  # elements of one image or one weight
-DEEPEST = 256  # layers of one kind
-
-
-def check_sizes(**sizes):
-    """Raises `ValueError` unless every value is a positive int of sane size, or a tuple of them."""
-    for name, value in sizes.items():
-        for size in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= LARGEST:
-                raise ValueError(f"`{name}` must be in 1..{LARGEST}. Received: {name}={value!r}")
-        if isinstance(value, (tuple, list)) and len(value) > DEEPEST:
-            raise ValueError(f"`{name}` may name {DEEPEST} layers. Received: {len(value)}")
-
-
-def check_widths(at_least, **widths):
-    """Raises `ValueError` unless every value is a tuple of `at_least` ints of sane size."""
-    for name, value in widths.items():
-        if not isinstance(value, (tuple, list)) or len(value) < at_least:
-            raise ValueError(
-                f"`{name}` must be a tuple of at least {at_least} ints. Received: {name}={value!r}"
-            )
-    check_sizes(**widths)
-
-
-def check_elements(what, shape):
-    """Raises `ValueError` where a tensor of this shape would be of absurd size."""
-    if math.prod(shape) > MOST:
-        raise ValueError(f"{what} of shape {tuple(shape)} has more than {MOST} elements")
+from vae_zoo.layers import (
+    DEEPEST,
+    PixelShuffle,
+    ResidualBlock,
+    check_elements,
+    check_sizes,
+    check_widths,
+)
 
 
 def check_image_shape(image_shape):

@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers, ops
 
 from vae_zoo import distributions
-from vae_zoo.networks import check_elements
+from vae_zoo.layers import check_elements
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -37,6 +37,34 @@ class StandardNormal(layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "latent_shape": self.latent_shape}
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class UniformCodes(layers.Layer):
+    """p(codes) = 1 / K^N: what a VQ-VAE samples from before a prior is fitted to its codes.
+
+    Args:
+        latent_shape: tuple, shape of one example's codes, N of them.
+        codes: int, K.
+    """
+
+    def __init__(self, latent_shape, codes, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.latent_shape, self.codes = tuple(latent_shape), codes
+        self.built = True
+
+    def log_prob(self, z, condition=None):
+        """-N log K of codes (..., *latent_shape): (...), nats."""
+        lead = tuple(ops.shape(z)[: len(z.shape) - len(self.latent_shape)])
+        return ops.full(lead, -math.prod(self.latent_shape) * math.log(self.codes), "float32")
+
+    def sample(self, n, condition=None, seed=None):
+        """n grids of codes (n, *latent_shape), int32; `seed` is an int or a `SeedGenerator`."""
+        return keras.random.randint((n, *self.latent_shape), 0, self.codes, "int32", seed=seed)
+
+    def get_config(self):
+        config = {"latent_shape": self.latent_shape, "codes": self.codes}
+        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable("vae_zoo")

@@ -19,7 +19,7 @@ from keras import ops
 
 from vae_zoo import cli
 from vae_zoo.base import BaseVAE, Trainable
-from vae_zoo.networks import LARGEST
+from vae_zoo.layers import LARGEST
 
 # Beside the package in a checkout, inside of it where a wheel was installed.
 FOLDERS = [pathlib.Path(__file__).parents[i] / "saved_models" for i in (0, 1)]

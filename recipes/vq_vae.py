@@ -1,0 +1,89 @@
+"""VQ-VAE: train, measure, draw. `python recipes/vq_vae.py --help` lists the settings.
+
+van den Oord, Vinyals and Kavukcuoglu 2017, arXiv:1711.00937.
+"""
+
+import keras
+
+from vae_zoo import VQVAE, cli, likelihoods, runs
+
+
+def vq_vae(
+    dataset="digits",
+    epochs=100,
+    batch_size=128,
+    codes=64,
+    code_dim=16,
+    filters=(32, 64),
+    blocks=1,
+    likelihood="gaussian",
+    commitment=0.25,
+    averaged=False,
+    cosine=False,
+    restart=0.03,
+    kmeans=True,
+    learning_rate=1e-3,
+    schedule="cosine",
+    patience=50,
+    precision="float32",
+    seed=0,
+    output="output/vq_vae",
+    resume=False,
+    tensorboard=False,
+):
+    """Train a VQ-VAE and measure it on the test split.
+
+    Args:
+        dataset: digits, shapes, mnist or any image set of TensorFlow Datasets, a .npz, a folder
+        epochs: passes over the training images, at most
+        batch_size: images in a step
+        codes: size of the codebook
+        code_dim: size of a code's vector
+        filters: channels after each halving of the image; the grid of codes is what is left
+        blocks: residual blocks after each halving
+        likelihood: gaussian, laplace, discretized_logistic (8 bits) or bernoulli (black and white)
+        commitment: weight of the commitment term
+        averaged: learn the codebook by moving averages instead of gradients
+        cosine: compare directions of vectors only
+        restart: codes chosen for less than this share of their fair share are moved; 0 never
+        kmeans: start the codebook at the k-means centres of the first encoder outputs
+        learning_rate: of Adam, at the start
+        schedule: of the learning rate: cosine, linear, exponential (to a hundredth) or constant
+        patience: epochs without a better validation ELBO before it stops
+        precision: float32, mixed_bfloat16 or mixed_float16
+        seed: of weights, noise and the order of the images
+        output: folder for the model, its numbers and its pictures
+        resume: go on from the last epoch's end of a run that was killed
+        tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
+    """
+    settings = dict(locals())
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(precision)
+
+    train, validation, test = runs.splits(dataset, binary=likelihoods.get(likelihood).binary)
+    images = train[0]
+
+    model = VQVAE(
+        image_shape=images.shape[1:],
+        codes=codes,
+        code_dim=code_dim,
+        filters=filters,
+        blocks=blocks,
+        likelihood=likelihood,
+        commitment=commitment,
+        averaged=averaged,
+        cosine=cosine,
+        restart=restart,
+        seed=seed,
+    )
+    rate = runs.scheduled(learning_rate, schedule, epochs, len(images), batch_size)
+    model.compile(keras.optimizers.Adam(rate))
+    if kmeans:
+        model.start_codebook(images, seed=seed)
+
+    history = runs.fit(model, train, validation, **settings)
+    return runs.report(model, train, test, history, settings)
+
+
+if __name__ == "__main__":
+    cli.run(vq_vae)

@@ -1,0 +1,162 @@
+"""What the VQ-VAE's paper promises, and what users of others suffer from: dead codes."""
+
+import keras
+import numpy as np
+import pytest
+from families import images
+from keras import ops
+
+from vae_zoo import VQVAE
+from vae_zoo.layers import Codebook
+
+SHAPE = (8, 8, 1)
+X = images(24, SHAPE)
+
+
+def model(seed=0, **settings):
+    keras.utils.set_random_seed(seed)
+    settings = {"codes": 6, "code_dim": 3, "filters": (4, 4), "blocks": 0, **settings}
+    return VQVAE(SHAPE, seed=seed, **settings)
+
+
+def array(tensor):
+    return np.array(ops.convert_to_numpy(tensor))
+
+
+def filled(codebook, seed=0):
+    rng = np.random.default_rng(seed)
+    codebook.vectors.assign(rng.normal(size=codebook.vectors.shape))
+    return codebook
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_the_nearest_vector_is_the_nearest(cosine):
+    codebook = filled(Codebook(7, 3, cosine=cosine))
+    z = np.random.default_rng(1).normal(size=(5, 2, 2, 3)).astype("float32")
+    compared, vectors = (
+        array(codebook.comparable(ops.convert_to_tensor(z))),
+        array(codebook.vectors),
+    )
+    if cosine:
+        unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
+        z, vectors = unit(z), unit(vectors)
+    np.testing.assert_allclose(compared, z, rtol=1e-5)
+    distances = np.linalg.norm(z[..., None, :] - vectors, axis=-1)
+    codes = codebook.nearest(ops.convert_to_tensor(compared))
+    np.testing.assert_array_equal(array(codes), distances.argmin(-1))
+    np.testing.assert_allclose(array(codebook.lookup(codes)), vectors[array(codes)], rtol=1e-5)
+
+
+def test_moving_averages_by_hand():
+    """Appendix A.1, and rows of weight 0, NaN among them, do not count."""
+    codebook = filled(Codebook(4, 2, averaged=True, decay=0.9, restart=0.0))
+    codebook.sums.assign(codebook.vectors)
+    rng = np.random.default_rng(2)
+    counts, sums = np.ones(4), array(codebook.vectors)
+    for _ in range(3):
+        z = rng.normal(size=(5, 3, 2)).astype("float32")
+        codes = rng.integers(0, 3, (5, 3)).astype("int32")  # the last one is never chosen
+        weights = np.array([1, 2, 0, 1, 1], "float32")
+        for k in range(4):
+            at = (codes == k) * weights[:, None]
+            counts[k] = 0.9 * counts[k] + 0.1 * at.sum()
+            sums[k] = 0.9 * sums[k] + 0.1 * (at[..., None] * z).sum((0, 1))
+        z[2] = np.nan
+        codebook.update(*map(ops.convert_to_tensor, (z, codes, weights)), ops.zeros(4))
+    smoothed = (counts + 1e-5) / (counts.sum() + 4e-5) * counts.sum()
+    np.testing.assert_allclose(array(codebook.counts), counts, rtol=1e-5)
+    np.testing.assert_allclose(array(codebook.vectors), sums / smoothed[:, None], rtol=1e-4)
+
+
+def test_unused_vectors_go_where_outputs_lie():
+    codebook = filled(Codebook(4, 2, restart=0.1))
+    codebook.counts.assign([10.0, 0.01, 10.0, 0.01])
+    before = array(codebook.vectors)
+    z = np.arange(12, dtype="float32").reshape(3, 2, 2)
+    weights = np.array([1, 0, 1], "float32")
+    codes = np.array([[0, 2], [1, 1], [2, 0]], "int32")
+    uniform = np.array([0.1, 0.1, 0.9, 0.9], "float32")
+    codebook.update(*map(ops.convert_to_tensor, (z, codes, weights, uniform)))
+    after = array(codebook.vectors)
+    np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
+    np.testing.assert_array_equal(after[[1, 3]], [z[0, 0], z[2, 1]])  # of rows that have weight
+    assert (array(codebook.counts) > 1).all()
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_loss_is_the_papers(averaged):
+    vae = model(averaged=averaged, commitment=0.7)
+    x = vae.images(X)
+    outputs = {k: array(v) for k, v in vae.objective(x, training=True).items()}
+    z, e = outputs["z"], array(vae.codebook.lookup(ops.convert_to_tensor(outputs["codes"])))
+    distance = ((z - e) ** 2).sum((1, 2, 3))
+    np.testing.assert_allclose(outputs["codebook"], distance, rtol=1e-4)
+    distortion = array(-vae.likelihood.log_prob(x, vae.decoded(e), training=True))
+    loss = distortion + 0.7 * distance + (0 if averaged else distance)
+    np.testing.assert_allclose(outputs["loss"], loss, rtol=1e-4)
+    # Four places of six codes under the uniform prior.
+    np.testing.assert_allclose(outputs["kl"], np.full(24, 4 * np.log(6)), rtol=1e-5)
+    assert vae.codebook.vectors.trainable != averaged
+
+
+def test_the_bound_is_the_same_for_any_number_of_samples():
+    vae = model()
+    elbo = array(vae.objective(vae.images(X), training=False)["elbo"])
+    for k in (1, 7):
+        np.testing.assert_allclose(vae.log_likelihood(X, num_samples=k), elbo, rtol=1e-5)
+
+
+def test_perplexity_and_usage_are_of_the_whole_set():
+    vae = model(codes=9)
+    vae.compile()
+    logs = vae.evaluate(X, batch_size=5, verbose=0, return_dict=True)
+    p = np.bincount(vae.encode(X).ravel(), minlength=9) / (24 * 4)
+    entropy = -(p[p > 0] * np.log(p[p > 0])).sum()
+    assert logs["perplexity"] == pytest.approx(np.exp(entropy), rel=1e-4)
+    assert logs["codes_used"] == pytest.approx((p > 0).mean())
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_dead_codebook_recovers(averaged):
+    vae = model(averaged=averaged, decay=0.8)
+    far = 100 + np.arange(18).reshape(6, 3)
+    vae.codebook.vectors.assign(far)
+    if averaged:
+        vae.codebook.sums.assign(far)
+    vae.compile(keras.optimizers.Adam(1e-3))
+    assert len(np.unique(vae.encode(X))) == 1
+    vae.fit(X, batch_size=8, epochs=15, verbose=0)
+    assert len(np.unique(vae.encode(X))) >= 5
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_nan_batch_leaves_the_codebook(averaged):
+    vae = model(averaged=averaged)
+    vae.codebook.counts.assign([1, 1, 0, 0, 1, 1])  # some would be restarted
+    vae.compile("adam")
+    before = [array(v) for v in vae.codebook.variables]
+    bad = X / np.float32(255)
+    bad[3, 0, 0, 0] = np.nan
+    logs = vae.fit(bad, batch_size=24, verbose=0).history
+    assert logs["skipped"] == [1] and logs["codes_used"] == [0]
+    for a, b in zip(before, vae.codebook.variables):
+        np.testing.assert_array_equal(a, array(b))
+
+
+def test_kmeans_starts_with_every_code_in_use():
+    vae = model(codes=5)
+    vae.start_codebook(X)
+    assert len(np.unique(vae.encode(X))) == 5
+    z = array(vae.embed(vae.images(X)))
+    e = array(vae.codebook.lookup(ops.convert_to_tensor(vae.encode(X))))
+    assert ((z - e) ** 2).mean() < 0.5 * z.var(axis=(0, 1, 2)).mean()
+
+
+def test_codes_are_integers_and_decode_again():
+    vae = model(likelihood="bernoulli")
+    codes = vae.encode(X)
+    assert codes.dtype == np.int32 and codes.shape == (24, 2, 2)
+    np.testing.assert_allclose(vae.decode(codes), vae.predict(X, verbose=0), atol=1e-6)
+    new = vae.sample(5, seed=3)
+    assert new.shape == (5, *SHAPE) and not np.array_equal(new, vae.sample(5, seed=4))
+    assert vae.interpolate(X[:2], X[2:4], steps=3).shape == (2, 3, *SHAPE)

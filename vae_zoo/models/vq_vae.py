@@ -1,0 +1,215 @@
+"""VQ-VAE: a grid of discrete codes, each the nearest vector of a learned codebook.
+
+van den Oord, Vinyals and Kavukcuoglu, "Neural Discrete Representation Learning", NeurIPS 2017,
+arXiv:1711.00937. Restarts of unused codes: Dhariwal et al. 2020, arXiv:2005.00341. k-means start:
+Zeghidour et al. 2021, arXiv:2107.03312, section III-C.
+Differs from the paper: terms are sums over places and dimensions, as all of the zoo's, so that the
+weights of codebook and commitment relate to nats; the networks are this package's.
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from vae_zoo import likelihoods, networks, priors
+from vae_zoo.base import BaseVAE
+from vae_zoo.layers import Codebook
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class VQVAE(BaseVAE):
+    """loss = -log p(x|z_q(x)) + ||sg[z_e(x)] - e||^2 + commitment ||z_e(x) - sg[e]||^2    (eq. 3)
+
+    z_e is the encoder's output, e its nearest vector (eq. 1-2), sg stops the gradient, and
+    z_q = z_e + sg[e - z_e], so that the decoder's gradient reaches the encoder as if nothing lay
+    between (straight through). The posterior is one code for certain, so the KL from a prior over
+    codes is -log p(codes): N log K for N places under the uniform one, less once a prior is fitted.
+
+    Args:
+        image_shape: (height, width, channels).
+        codes: int, K, size of the codebook.
+        code_dim: int, size of a vector.
+        filters: ints, channels after each halving: the grid is the image after all of them.
+        blocks: int, residual blocks after each halving and doubling.
+        activation: a Keras activation, or "gated".
+        likelihood: a `Likelihood` or its name, see `VAE`.
+        commitment: float, weight of the commitment term (0.25 in the paper).
+        averaged: bool, a codebook of moving averages (appendix A.1); it has no codebook term.
+        decay, cosine, restart: see `Codebook`.
+        prior: None for uniform codes, or anything with `log_prob` and `sample` of codes.
+        seed, skip_threshold: see `Trainable`.
+
+    Input: (batch, *image_shape), uint8 in 0..255 or float in [0, 1].
+    Output: float32 of the same shape. Latent: codes, int32 (batch, rows, columns).
+    Logs: reconstruction (-log p(x|z_q)), codebook, commitment, kl, elbo (nats per example);
+    perplexity and codes_used (share) of all codes of the epoch or of the set evaluated.
+
+    Example:
+        model = VQVAE((28, 28, 1), codes=32, code_dim=8, filters=(8, 16))
+        model.compile("adam")
+        model.fit(images, epochs=2)
+        codes = model.encode(images)
+    """
+
+    logged = ("reconstruction", "codebook", "commitment", "kl", "elbo")
+    latent_dtype = "int32"
+
+    def __init__(
+        self,
+        image_shape=(28, 28, 1),
+        codes=128,
+        code_dim=16,
+        filters=(32, 64),
+        blocks=1,
+        activation="relu",
+        likelihood="gaussian",
+        commitment=0.25,
+        averaged=False,
+        decay=0.99,
+        cosine=False,
+        restart=0.03,
+        prior=None,
+        **kwargs,
+    ):
+        likelihood = likelihoods.get(likelihood)
+        if not 0 <= commitment < float("inf"):
+            raise ValueError(f"`commitment` must be >= 0. Received: commitment={commitment}")
+        num_parameters = likelihood.num_parameters(networks.check_image_shape(image_shape)[-1])
+        shared = {
+            "filters": filters,
+            "units": None,
+            "activation": activation,
+            "blocks": blocks,
+            "dtype": kwargs.get("dtype"),
+        }
+        super().__init__(
+            networks.conv_encoder(image_shape, code_dim, heads=("embedding",), **shared),
+            networks.conv_decoder(code_dim, image_shape, num_parameters, **shared),
+            **kwargs,
+        )
+        self.latent_shape = self.latent_shape[:-1]  # one code a place
+        self.codebook = Codebook(codes, code_dim, averaged, decay, cosine, restart)
+        self.likelihood, self.commitment = likelihood, commitment
+        self.prior = priors.get(
+            priors.UniformCodes(self.latent_shape, codes) if prior is None else prior, None
+        )
+        self.usage = CodeUsage(codes)
+        self.codes, self.code_dim, self.filters = codes, code_dim, tuple(filters)
+        self.blocks, self.activation, self.averaged = blocks, activation, averaged
+        self.decay, self.cosine, self.restart = decay, cosine, restart
+
+    @property
+    def metrics(self):
+        return [self.means, self.usage]
+
+    @property
+    def assigned(self):
+        return self.codebook.state
+
+    def embed(self, x, training=False):
+        """z_e(x): float32 (batch, rows, columns, code_dim)."""
+        return self.codebook.comparable(self.encoder(x, training=training))
+
+    def infer(self, x):
+        return self.codebook.nearest(self.embed(x))
+
+    def likelihood_parameters(self, z):
+        """Likelihood parameters of codes (batch, rows, columns)."""
+        return self.decoded(self.codebook.lookup(z))
+
+    def decoded(self, z_q, training=False):
+        """Likelihood parameters of vectors (batch, rows, columns, code_dim)."""
+        return ops.cast(self.decoder(z_q, training=training), "float32")
+
+    def generate(self, z):
+        return self.likelihood.mean(self.likelihood_parameters(z), self.image_shape[-1])
+
+    def start_codebook(self, x, images=2000, seed=0):
+        """Puts the codebook at the k-means centres of what the encoder makes of images x (n, …):
+        before the first step, so that no vector starts far from all outputs."""
+        rows = np.linspace(0, len(x) - 1, min(images, len(x))).astype(int)
+        z = self.run("embed", lambda x: self.embed(self.images(x)), np.asarray(x[rows]))
+        self.codebook.start(z.reshape(-1, self.code_dim), seed)
+
+    def objective(self, x, y=None, training=False):
+        z = self.embed(x, training)
+        codes = self.codebook.nearest(z)
+        e = self.codebook.lookup(codes)
+        parameters = self.decoded(z + ops.stop_gradient(e - z), training)
+        reconstruction = -self.likelihood.log_prob(x, parameters)
+        kl = -self.prior.log_prob(codes)
+        squared = lambda a, b: ops.sum(ops.square(a - b), axis=(1, 2, 3))  # noqa: E731
+        outputs = {
+            "reconstruction": reconstruction,
+            "codebook": squared(ops.stop_gradient(z), e),
+            "commitment": squared(z, ops.stop_gradient(e)),
+            "kl": kl,
+            "elbo": -reconstruction - kl,
+            "codes": codes,
+            "z": z,
+            "x": x,
+            "parameters": parameters,
+        }
+        if not training:
+            return {**outputs, "loss": -outputs["elbo"]}
+        distortion = -self.likelihood.log_prob(x, parameters, training=True)
+        loss = distortion + self.commitment * outputs["commitment"]
+        return {**outputs, "loss": loss if self.averaged else loss + outputs["codebook"]}
+
+    def update_state(self, outputs, weights, training):
+        if training:
+            if self.likelihood.fitted:
+                self.likelihood.update(outputs["x"], outputs["parameters"], weights)
+            if self.averaged or self.restart:
+                uniform = self.draw((self.codes,), "uniform")
+                self.codebook.update(outputs["z"], outputs["codes"], weights, uniform)
+
+    def log_weights(self, x, y=None, num_samples=1, training=False):
+        """log p(x|z_q) + log p(codes), the same for every sample: the posterior is certain."""
+        outputs = self.objective(x, y)
+        return ops.repeat(outputs["elbo"][None], num_samples, axis=0)
+
+    def interpolate(self, start, end, steps=10):
+        """As `LatentModel.interpolate`; the lines run between embeddings, before the codebook."""
+        embed = lambda x: self.embed(self.images(x))  # noqa: E731
+        first, last = (self.run("embed", embed, x)[:, None] for x in (start, end))
+        t = np.linspace(0, 1, steps, dtype="float32").reshape(1, steps, 1, 1, 1)
+        lines = ((1 - t) * first + t * last).reshape(-1, *first.shape[2:])
+        images = self.decode(self.run("nearest", self.codebook.nearest, lines))
+        return images.reshape(len(first), steps, *self.image_shape)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["encoder"], config["decoder"]  # built from what follows
+        own = ("image_shape", "codes", "code_dim", "filters", "blocks", "activation", "commitment")
+        own += ("averaged", "decay", "cosine", "restart")
+        serialize = keras.saving.serialize_keras_object
+        parts = {"likelihood": serialize(self.likelihood), "prior": serialize(self.prior)}
+        return {**config, **{name: getattr(self, name) for name in own}, **parts}
+
+
+class CodeUsage(keras.metrics.Metric):
+    """Perplexity exp(-sum_k p_k log p_k) and share of the codes chosen, over a whole set.
+
+    p_k is the share of places (weighted by their example's weight) at which code k was chosen; a
+    mean over batches would be smaller than the perplexity of all of them.
+    """
+
+    def __init__(self, codes):
+        super().__init__(name="usage", dtype="float32")
+        self.counts = self.add_variable((codes,), "zeros", name="counts")
+
+    def update_state(self, outputs, weights, accepted=True):
+        weights = weights * ops.cast(accepted, "float32")
+        codes = outputs["codes"]
+        weights = ops.repeat(weights, math.prod(codes.shape[1:]))
+        chosen = ops.one_hot(ops.reshape(codes, (-1,)), self.counts.shape[0], dtype="float32")
+        self.counts.assign_add(ops.matmul(weights[None], chosen)[0])
+
+    def result(self):
+        p = self.counts / ops.maximum(ops.sum(self.counts), 1e-9)
+        entropy = -ops.sum(p * ops.log(ops.maximum(p, 1e-9)))
+        used = ops.mean(ops.cast(self.counts > 0, "float32"))
+        return {"perplexity": ops.exp(entropy), "codes_used": used}
