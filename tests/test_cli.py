@@ -253,6 +253,8 @@ def script(tmp_path):
             text=True,
             cwd=tmp_path,
             env=environment,
+            # A shell's background job ignores interruptions, and its children with it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start

@@ -133,9 +133,34 @@ def collapse(beta, epochs, tmp_path):
     return runs.fit(model, (x, None), held, epochs=epochs, **settings)
 
 
-def test_posterior_collapse_is_noticed(tmp_path):
-    with pytest.warns(UserWarning, match="0 of 8 latents are active.*Lower beta.*free bits"):
-        collapse(50.0, 10, tmp_path)
+@pytest.mark.parametrize("epochs, when", [(6, 6), (40, 20)])
+def test_posterior_collapse_is_noticed(epochs, when, tmp_path):
+    """At the end of a short run, at the second look of a long one, and once."""
+    message = f"0 of 8 latents are active after epoch {when};.*Lower beta.*free bits"
+    with pytest.warns(UserWarning, match=message) as warned:
+        collapse(50.0, epochs, tmp_path)
+    assert sum("collapse" in str(w.message) for w in warned) == 1
+
+
+def test_latents_that_wake_up_late_are_no_collapse():
+    class Waking:
+        looks = iter([1, 2, 2, 12])
+
+        def encode(self, x):
+            z = np.zeros((4, 30))
+            z[:2, : next(self.looks)] = 1
+            return z
+
+        def kl_per_latent(self, x):
+            return np.zeros(30)
+
+    notice = runs.NoticeCollapse(None, 100)
+    notice.set_model(Waking())
+    for epoch in range(20):  # looks at 10 and 20, each with more
+        notice.on_epoch_end(epoch)
+    with pytest.warns(UserWarning, match="2 of 30 latents are active after epoch 30"):
+        for epoch in range(20, 40):
+            notice.on_epoch_end(epoch)
 
 
 def test_a_good_model_gets_no_warning(tmp_path):

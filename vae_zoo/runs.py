@@ -227,9 +227,10 @@ class Checkpoint(keras.callbacks.Callback):
 class NoticeCollapse(keras.callbacks.Callback):
     """Warns once where a trained VAE ignores nearly all of its latents: posterior collapse.
 
-    Looks at epochs 10, 20, 40, … and the last: a model with fewer than a tenth of its units active
-    (`metrics.active_units`) gets a warning that says which latents carry the KL, and what to
-    change. Bowman et al. 2016, arXiv:1511.06349, section 3.1.
+    Looks every tenth epoch and at the last. Fewer than a tenth of the units active
+    (`metrics.active_units`), at the end or twice without a new one in between, is a warning that
+    says which latents carry the KL, and what to change. Bowman et al. 2016, arXiv:1511.06349,
+    section 3.1.
 
     Args:
         x: images, a few hundred held-out ones.
@@ -238,16 +239,18 @@ class NoticeCollapse(keras.callbacks.Callback):
 
     def __init__(self, x, epochs):
         super().__init__()
-        self.x, self.epochs, self.warned = x, epochs, False
+        self.x, self.epochs, self.warned, self.before = x, epochs, False, None
 
     def on_epoch_end(self, epoch, logs=None):
-        tens, rest = divmod(epoch + 1, 10)
-        looks = (rest == 0 and tens & (tens - 1) == 0) or epoch + 1 == self.epochs
-        if not looks or self.warned:
+        last = epoch + 1 == self.epochs
+        if self.warned or not (last or (epoch + 1) % 10 == 0):
             return
         latents = self.model.encode(self.x)
         active, size = metrics.active_units(latents), latents[0].size
-        if active < max(1, size / 10):
+        few = active < max(1, size / 10)
+        stuck = self.before is not None and active <= self.before
+        self.before = active if few else None  # a young model may still wake up
+        if few and (last or stuck):
             self.warned = True
             kl = np.sort(self.model.kl_per_latent(self.x).ravel())[::-1]
             warnings.warn(
