@@ -21,6 +21,7 @@ def vq_vae(
     averaged=False,
     cosine=False,
     restart=0.03,
+    levels: tuple[int, ...] = None,
     kmeans=True,
     learning_rate=1e-3,
     schedule="cosine",
@@ -46,6 +47,7 @@ def vq_vae(
         averaged: learn the codebook by moving averages instead of gradients
         cosine: compare directions of vectors only
         restart: codes chosen for less than this share of their fair share are moved; 0 never
+        levels: finite scalars of so many levels each instead of a codebook, 8,6,5 say
         kmeans: start the codebook at the k-means centres of the first encoder outputs
         learning_rate: of Adam, at the start
         schedule: of the learning rate: cosine, linear, exponential (to a hundredth) or constant
@@ -74,6 +76,7 @@ def vq_vae(
         averaged=averaged,
         cosine=cosine,
         restart=restart,
+        levels=levels,
         seed=seed,
     )
     rate = runs.scheduled(learning_rate, schedule, epochs, len(images), batch_size)

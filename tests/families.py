@@ -99,5 +99,6 @@ FAMILIES = {
     "conv_grid": Family(conv(latent_grid=True, blocks=1)),
     "vq_vae": Family(vq(), noisy=False),
     "vq_vae_averaged": Family(vq(averaged=True, cosine=True, likelihood="bernoulli")),
+    "vq_vae_scalars": Family(vq(levels=(16, 15), activation="tanh"), noisy=False),
     "conv_colour": Family(conv(COLOUR, likelihood="discretized_logistic"), x=images(8, COLOUR)),
 }

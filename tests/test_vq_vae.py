@@ -7,7 +7,7 @@ from families import images
 from keras import ops
 
 from vae_zoo import VQVAE
-from vae_zoo.layers import Codebook
+from vae_zoo.layers import Codebook, FiniteScalars
 
 SHAPE = (8, 8, 1)
 X = images(24, SHAPE)
@@ -160,3 +160,32 @@ def test_codes_are_integers_and_decode_again():
     new = vae.sample(5, seed=3)
     assert new.shape == (5, *SHAPE) and not np.array_equal(new, vae.sample(5, seed=4))
     assert vae.interpolate(X[:2], X[2:4], steps=3).shape == (2, 3, *SHAPE)
+
+
+@pytest.mark.parametrize("levels", [(8, 5), (2, 3, 4), (7,)])
+def test_finite_scalars_reach_every_code_and_come_back(levels):
+    scalars, size = FiniteScalars(levels), int(np.prod(levels))
+    codes = np.arange(size, dtype="int32").reshape(1, size)
+    vectors = array(scalars.lookup(ops.convert_to_tensor(codes)))
+    assert vectors.shape == (1, size, len(levels)) and len(np.unique(vectors[0], axis=0)) == size
+    np.testing.assert_array_equal(array(scalars.nearest(ops.convert_to_tensor(vectors))), codes)
+    z = 8 * np.random.default_rng(0).normal(size=(5000, len(levels))).astype("float32")
+    z[: len(z) // 2] /= 20
+    bounded = scalars.comparable(ops.convert_to_tensor(z))
+    found = array(scalars.nearest(bounded))
+    assert set(found) == set(range(size))
+    # Rounding: never further than half the distance of two levels, but a hair at the ends.
+    step = 1 / (np.array(levels) // 2)
+    error = np.abs(array(bounded) - array(scalars.lookup(ops.convert_to_tensor(found))))
+    assert (error <= 0.51 * step).all()
+
+
+def test_a_vae_of_finite_scalars_has_one_loss():
+    vae = model(levels=(4, 3))
+    outputs = vae.objective(vae.images(X), training=True)
+    x = vae.images(X)
+    distortion = -vae.likelihood.log_prob(x, outputs["parameters"], training=True)
+    np.testing.assert_allclose(array(outputs["loss"]), array(distortion), rtol=1e-6)
+    assert vae.codes == 12 and not vae.codebook.variables
+    with pytest.raises(ValueError, match="2 or more"):
+        model(levels=(1, 3))

@@ -42,11 +42,13 @@ def results_table(readme=str(ROOT / "README.md")):
     ]
     notes = []
     for name, card in cards.items():
-        cells = [", ".join(_cell(card, p) for p in patterns) for patterns in COLUMNS.values()]
+        cells = [
+            ", ".join(_cell(card, p) or "-" for p in patterns) for patterns in COLUMNS.values()
+        ]
         anchors = {k: n for k, n in card["metrics"].items() if "anchor" in n}
         paper = ", ".join(f"{k} {n['anchor']:g}" for k, n in anchors.items())
         gap = ", ".join(f"{abs(n['value']) - n['anchor']:+.2f}" for n in anchors.values())
-        cells = ["" if set(cell) <= set(" ,") else cell for cell in cells]
+        cells = ["" if set(cell) <= set("-, ") else cell for cell in cells]
         entry = f"[`{name}`](saved_models/{name}/card.json)"
         weights = f"{card['parameters']:,}"
         lines.append(f"| {' | '.join([entry, card['dataset'], weights, *cells, paper, gap])} |")

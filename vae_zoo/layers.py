@@ -202,3 +202,61 @@ class Codebook(layers.Layer):
     def get_config(self):
         own = ("size", "dim", "averaged", "decay", "cosine", "restart")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class FiniteScalars(layers.Layer):
+    """Codes without a codebook: each of a few bounded numbers, rounded to one of its levels.
+
+    Mentzer et al. 2023 (FSQ), arXiv:2309.15505, section 3 and appendix A.1. Has the methods of
+    `Codebook`, but nothing to learn and nothing that could die. An even number of levels is shifted
+    by half of one, so that all of them can be reached.
+
+    Args:
+        levels: ints of 2 or more, levels of each number: (8, 5, 5, 5) makes 1,000 codes.
+    """
+
+    averaged, restart, state = True, 0.0, ()  # no codebook term, and nothing to move
+
+    def __init__(self, levels, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        check_widths(1, levels=levels)
+        if min(levels) < 2 or math.prod(levels) > LARGEST:
+            raise ValueError(
+                f"`levels` must be 2 or more each, and {LARGEST} codes in all at most. "
+                f"Received: levels={levels}"
+            )
+        self.levels, self.dim, self.size = tuple(levels), len(levels), math.prod(levels)
+        self.half = np.array([level // 2 for level in levels], "float32")
+        self.strides = np.cumprod([1, *levels[:-1]]).astype("int32")
+        self.built = True
+
+    def comparable(self, z):
+        """Encoder outputs bounded to the levels' range, on the scale where levels are 1 / half
+        apart: float32 (..., dim)."""
+        levels = np.array(self.levels, "float32")
+        # A little wider than from the first level to the last, so that both are reached.
+        reach = (levels - 1) * (1 + 1e-3) / 2
+        offset = np.where(levels % 2 == 0, 0.5, 0.0)
+        shift, reach, offset, half = (
+            ops.convert_to_tensor(constant, "float32")
+            for constant in (np.arctanh(offset / reach), reach, offset, self.half)
+        )
+        return (ops.tanh(ops.cast(z, "float32") + shift) * reach - offset) / half
+
+    def nearest(self, z):
+        """int32 (...) of comparable z (..., dim)."""
+        half, strides = ops.convert_to_tensor(self.half), ops.convert_to_tensor(self.strides)
+        return ops.sum(ops.cast(ops.round(z * half) + half, "int32") * strides, axis=-1)
+
+    def lookup(self, codes):
+        """float32 (..., dim) of codes (...)."""
+        levels = ops.convert_to_tensor(np.array(self.levels, "int32"))
+        digits = ops.floor_divide(codes[..., None], ops.convert_to_tensor(self.strides)) % levels
+        return ops.cast(digits, "float32") / ops.convert_to_tensor(self.half) - 1.0
+
+    def start(self, z, seed=0):
+        """Nothing to start."""
+
+    def get_config(self):
+        return {**super().get_config(), "levels": self.levels}

@@ -2,7 +2,8 @@
 
 van den Oord, Vinyals and Kavukcuoglu, "Neural Discrete Representation Learning", NeurIPS 2017,
 arXiv:1711.00937. Restarts of unused codes: Dhariwal et al. 2020, arXiv:2005.00341. k-means start:
-Zeghidour et al. 2021, arXiv:2107.03312, section III-C.
+Zeghidour et al. 2021, arXiv:2107.03312, section III-C. Finite scalars: Mentzer et al. 2023,
+arXiv:2309.15505.
 Differs from the paper: terms are sums over places and dimensions, as all of the zoo's, so that the
 weights of codebook and commitment relate to nats; the networks are this package's.
 """
@@ -15,7 +16,7 @@ from keras import ops
 
 from vae_zoo import likelihoods, networks, priors
 from vae_zoo.base import BaseVAE
-from vae_zoo.layers import Codebook
+from vae_zoo.layers import Codebook, FiniteScalars
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -38,6 +39,8 @@ class VQVAE(BaseVAE):
         commitment: float, weight of the commitment term (0.25 in the paper).
         averaged: bool, a codebook of moving averages (appendix A.1); it has no codebook term.
         decay, cosine, restart: see `Codebook`.
+        levels: None, or ints: `FiniteScalars` of these levels instead of a codebook (there are
+            prod(levels) codes of len(levels) numbers, and neither codebook nor commitment term).
         prior: None for uniform codes, or anything with `log_prob` and `sample` of codes.
         seed, skip_threshold: see `Trainable`.
 
@@ -70,9 +73,15 @@ class VQVAE(BaseVAE):
         decay=0.99,
         cosine=False,
         restart=0.03,
+        levels=None,
         prior=None,
         **kwargs,
     ):
+        if levels is not None:
+            codebook = FiniteScalars(levels)
+            codes, code_dim, commitment = codebook.size, codebook.dim, 0.0
+        else:
+            codebook = Codebook(codes, code_dim, averaged, decay, cosine, restart)
         likelihood = likelihoods.get(likelihood)
         if not 0 <= commitment < float("inf"):
             raise ValueError(f"`commitment` must be >= 0. Received: commitment={commitment}")
@@ -90,7 +99,7 @@ class VQVAE(BaseVAE):
             **kwargs,
         )
         self.latent_shape = self.latent_shape[:-1]  # one code a place
-        self.codebook = Codebook(codes, code_dim, averaged, decay, cosine, restart)
+        self.codebook = codebook
         self.likelihood, self.commitment = likelihood, commitment
         self.prior = priors.get(
             priors.UniformCodes(self.latent_shape, codes) if prior is None else prior, None
@@ -98,7 +107,7 @@ class VQVAE(BaseVAE):
         self.usage = CodeUsage(codes)
         self.codes, self.code_dim, self.filters = codes, code_dim, tuple(filters)
         self.blocks, self.activation, self.averaged = blocks, activation, averaged
-        self.decay, self.cosine, self.restart = decay, cosine, restart
+        self.decay, self.cosine, self.restart, self.levels = decay, cosine, restart, levels
 
     @property
     def metrics(self):
@@ -156,13 +165,13 @@ class VQVAE(BaseVAE):
             return {**outputs, "loss": -outputs["elbo"]}
         distortion = -self.likelihood.log_prob(x, parameters, training=True)
         loss = distortion + self.commitment * outputs["commitment"]
-        return {**outputs, "loss": loss if self.averaged else loss + outputs["codebook"]}
+        return {**outputs, "loss": loss if self.codebook.averaged else loss + outputs["codebook"]}
 
     def update_state(self, outputs, weights, training):
         if training:
             if self.likelihood.fitted:
                 self.likelihood.update(outputs["x"], outputs["parameters"], weights)
-            if self.averaged or self.restart:
+            if self.codebook.state and (self.averaged or self.restart):
                 uniform = self.draw((self.codes,), "uniform")
                 self.codebook.update(outputs["z"], outputs["codes"], weights, uniform)
 
@@ -184,7 +193,7 @@ class VQVAE(BaseVAE):
         config = super().get_config()
         del config["encoder"], config["decoder"]  # built from what follows
         own = ("image_shape", "codes", "code_dim", "filters", "blocks", "activation", "commitment")
-        own += ("averaged", "decay", "cosine", "restart")
+        own += ("averaged", "decay", "cosine", "restart", "levels")
         serialize = keras.saving.serialize_keras_object
         parts = {"likelihood": serialize(self.likelihood), "prior": serialize(self.prior)}
         return {**config, **{name: getattr(self, name) for name in own}, **parts}
