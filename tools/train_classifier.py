@@ -68,8 +68,7 @@ def train_classifier(dataset="mnist", epochs=15, batch_size=128, learning_rate=2
         },
     }
     cli.write_json(partial / "card.json", card)
-    shutil.rmtree(zoo.FOLDER / name, ignore_errors=True)
-    partial.rename(zoo.FOLDER / name)
+    zoo.put_in_place(partial, zoo.FOLDER / name)
     cli.table(card["metrics"], [(zoo.FOLDER / name, "the classifier")])
     return accuracy
 

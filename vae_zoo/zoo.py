@@ -106,12 +106,20 @@ def save(model, name, card, pictures=()):
             "sha256": sha256(partial / "model.keras"),
         }
         cli.write_json(partial / "card.json", {**own, **card})
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+        put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def put_in_place(partial, target):
+    """Gives the folder `partial` the name `target`; what had it goes only then."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
