@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from vae_zoo import VAE, VQVAE, Autoencoder, ConvVAE, DenseVAE, schedules
+from vae_zoo import VAE, VQVAE, Autoencoder, ConvVAE, DenseVAE, PixelCNN, schedules
 from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
 from vae_zoo.priors import GaussianMixture
 
@@ -100,5 +100,14 @@ FAMILIES = {
     "vq_vae": Family(vq(), noisy=False),
     "vq_vae_averaged": Family(vq(averaged=True, cosine=True, likelihood="bernoulli")),
     "vq_vae_scalars": Family(vq(levels=(16, 15), activation="tanh"), noisy=False),
+    "pixel_cnn": Family(
+        lambda **kwargs: PixelCNN((4, 3), levels=3, filters=4, blocks=1, **kwargs),
+        x=np.random.default_rng(0).integers(0, 3, (8, 4, 3)).astype("int32"),
+    ),
+    "pixel_cnn_classes": Family(
+        lambda **kwargs: PixelCNN((4, 3), levels=3, filters=4, blocks=1, classes=2, **kwargs),
+        x=np.random.default_rng(0).integers(0, 3, (8, 4, 3)).astype("int32"),
+        y=np.arange(8) % 2,
+    ),
     "conv_colour": Family(conv(COLOUR, likelihood="discretized_logistic"), x=images(8, COLOUR)),
 }

@@ -227,7 +227,8 @@ def test_a_mistake_in_the_code_keeps_its_traceback():
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path.append({folder!r})
 from cli import run
 def conv_vae(seconds=0):
@@ -253,8 +254,6 @@ def script(tmp_path):
             text=True,
             cwd=tmp_path,
             env=environment,
-            # A shell's background job ignores interruptions, and its children with it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start

@@ -38,7 +38,8 @@ def test_the_example_of_each_class(family):
         return
     assert "Example:" in doc, f"{family.__name__} needs an Example in its docstring"
     code = textwrap.dedent(doc.partition("Example:\n")[2])
-    shape = tuple(map(int, re.search(r"\((\d+), (\d+), (\d+)\)", code).groups()))
+    found = re.search(r"\((\d+), (\d+)(?:, (\d+))?\)", code)
+    shape = tuple(int(n or 1) for n in found.groups())
     names = {family.__name__: family, "images": np.random.default_rng(0).random((8, *shape))}
     exec(code, names)
     last = names[code.strip().splitlines()[-1].split()[0]]

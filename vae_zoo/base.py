@@ -405,6 +405,8 @@ class GiveUpWhenAllSkipped(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.before = 0  # updates skipped in a row when the epoch began
+        # Read here: on JAX `self.model` would put the state back, under a step that is running.
+        self.threshold = self.model.skip_threshold
 
     def on_epoch_begin(self, epoch, logs=None):
         self.steps = 0
@@ -426,7 +428,7 @@ class GiveUpWhenAllSkipped(keras.callbacks.Callback):
         if skipped_all and in_a_row >= PATIENCE:
             raise RuntimeError(
                 f"The last {in_a_row} updates were all skipped: the gradient is not finite, or its "
-                f"norm is above skip_threshold={self.model.skip_threshold}. Look for NaN in the "
+                f"norm is above skip_threshold={self.threshold}. Look for NaN in the "
                 "data, lower the learning rate, or raise the threshold."
             )
         return skipped_all
