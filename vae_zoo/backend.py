@@ -182,12 +182,12 @@ def _recorded(function, model, arguments):
         drawn.append((tuple(shape), distribution))
         return getattr(keras.random, distribution)(shape, seed=0)
 
-    with torch.no_grad(), _drawing(model, note):  # how many draws there are, of which shapes
+    with torch.no_grad(), drawing(model, note):  # how many draws there are, of which shapes
         function(*arguments)
 
     def of_noise(noise, *arguments):
         noise = iter(noise)
-        with _drawing(model, lambda *_: next(noise)):
+        with drawing(model, lambda *_: next(noise)):
             return function(*arguments)
 
     noise = [getattr(keras.random, kind)(shape, seed=0) for shape, kind in drawn]
@@ -233,7 +233,7 @@ def _streamlined(graph):
 
 
 @contextlib.contextmanager
-def _drawing(model, draw):
+def drawing(model, draw):
     """Context in which `model.draw` is the function `draw`."""
     before = model.__dict__.get("draw")
     model.__dict__["draw"] = draw

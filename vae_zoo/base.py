@@ -110,6 +110,12 @@ class Trainable(keras.Model):
         finally:
             del self.__dict__["_stateless_noise"]
 
+    def _compiled(self, name, function, noisy=False):
+        cache = self.__dict__.setdefault("_compiled_functions", {})
+        if name not in cache:
+            cache[name] = backend.compiled(function, self, noisy)
+        return cache[name]
+
     # === The step ===
 
     def train_step(self, *args):
@@ -525,12 +531,14 @@ class LatentModel(Trainable):
         Returns:
             NumPy (n, steps, *image_shape).
         """
-        first, last = self.encode(start)[:, None], self.encode(end)[:, None]
-        t = np.linspace(0, 1, steps, dtype="float32").reshape(
-            1, steps, *[1] * len(self.latent_shape)
-        )
-        lines = (1 - t) * first + t * last
-        images = self.decode(lines.reshape(-1, *self.latent_shape))
+        return self._images_between(self.encode(start), self.encode(end), steps, self.decode)
+
+    def _images_between(self, first, last, steps, decode):
+        """Images that `decode` makes of the straight lines between NumPy points (n, ...)."""
+        point = first.shape[1:]
+        t = np.linspace(0, 1, steps, dtype="float32").reshape(1, steps, *[1] * len(point))
+        lines = (1 - t) * first[:, None] + t * last[:, None]
+        images = decode(lines.reshape(-1, *point))
         return images.reshape(len(lines), steps, *self.image_shape)
 
     def run(self, name, function, *arrays, batch_size=256, seed=None):
@@ -550,12 +558,6 @@ class LatentModel(Trainable):
             seeds = () if seed is None else (np.int32(seed), np.int32(start))
             results.append(function(*seeds, *[np.asarray(a[rows]) for a in arrays]))
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:n], *results)
-
-    def _compiled(self, name, function, noisy=False):
-        cache = self.__dict__.setdefault("_compiled_functions", {})
-        if name not in cache:
-            cache[name] = backend.compiled(function, self, noisy)
-        return cache[name]
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

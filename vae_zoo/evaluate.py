@@ -50,14 +50,14 @@ def evaluate(
     (x_train, _), (x_grey, _) = splits["train"], splits["test"]
     x, y = splits["test"]
     x = data.binarize(x) if binary else x
-    some = np.linspace(0, len(x_train) - 1, min(10_000, len(x_train))).astype(int)
+    some = x_train[_spread(len(x_train))]
     numbers = measure(
         model,
         np.asarray(x[:]),
         num_samples=importance_samples,
         num_images=importance_images,
         elbo_samples=elbo_samples,
-        train_variance=float(np.var(x_train[some] / 255.0)),
+        train_variance=pixel_variance(x_train),
         progress=progress,
     )
     if min(model.image_shape[:2]) >= 11:
@@ -69,7 +69,7 @@ def evaluate(
         numbers["kl_per_latent"] = _number(kl.tolist(), "nats", "mean over images of each latent")
     continuous = model.latent_dtype == "float32"
     if classifier is not None:
-        numbers.update(_sample_quality(model, classifier, x_train[some], x_grey[:], seed))
+        numbers.update(_sample_quality(model, classifier, some, x_grey[:], seed))
     if y is not None and continuous:
         parts = [(x[:PROBE_IMAGES], y[:PROBE_IMAGES]) for x, y in splits.values()]
         if binary:  # what the encoder was made for
@@ -119,6 +119,15 @@ def measure(
         protocol = "mean squared error / variance of all training pixels"
         numbers["relative_mse"] = _mean(errors / train_variance, "", protocol)
     return numbers
+
+
+def pixel_variance(x):
+    """Variance of the pixels in [0, 1] of uint8 images, of 10,000 spread over them at most."""
+    return float(np.var(x[_spread(len(x))] / 255.0))
+
+
+def _spread(n):
+    return np.linspace(0, n - 1, min(10_000, n)).astype(int)
 
 
 def _bounds(model, x, y, num_samples, num_images, elbo_samples, progress):

@@ -18,7 +18,7 @@ from keras import ops
 
 from vae_zoo import cli, data, metrics, plots
 from vae_zoo.base import BaseVAE
-from vae_zoo.evaluate import measure
+from vae_zoo.evaluate import measure, pixel_variance
 
 
 def splits(dataset, binary=False, static=False):
@@ -302,7 +302,6 @@ def report(model, train, test, history, settings, importance_samples=0):
     output = pathlib.Path(settings["output"])
     (x_train, _), (x, y) = train, test
     model.save(output / "model.keras")
-    some = np.linspace(0, len(x_train) - 1, min(10_000, len(x_train))).astype(int)
     progress = lambda batches: tqdm.tqdm(  # noqa: E731
         batches, desc="importance sampling", leave=False, disable=None
     )
@@ -310,7 +309,7 @@ def report(model, train, test, history, settings, importance_samples=0):
         model,
         np.asarray(x[:]),
         num_samples=importance_samples,
-        train_variance=float(np.var(x_train[some] / 255.0)),
+        train_variance=pixel_variance(x_train),
         progress=progress,
     )
     cli.write_json(output / "numbers.json", numbers)

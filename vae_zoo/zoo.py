@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from vae_zoo import cli
+from vae_zoo import backend, cli
 from vae_zoo.base import BaseVAE, Trainable
 from vae_zoo.layers import LARGEST
 
@@ -144,13 +144,9 @@ def golden(model, x=None):
             x = np.where(x > 127, 255, 0)
         x = x.astype("uint8")
     latent = model.encode(x)
-    model.__dict__["draw"] = lambda shape, distribution="normal": ops.zeros(shape)
-    try:
+    with backend.drawing(model, lambda shape, distribution="normal": ops.zeros(shape)):
         # No batch statistics and no draw: what `prepare` draws leaves bits as they are.
-        images = model.images(x)
-        loss = model.objective(images, training=False)["loss"]
-    finally:
-        del model.__dict__["draw"]
+        loss = model.objective(model.images(x), training=False)["loss"]
     return {
         "x": x,
         "latent": latent,

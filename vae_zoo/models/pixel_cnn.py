@@ -11,7 +11,6 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from vae_zoo import backend
 from vae_zoo.base import Trainable, noise_source
 from vae_zoo.layers import check_sizes
 
@@ -134,7 +133,7 @@ class PixelCNN(Trainable):
         if not isinstance(seed, keras.random.SeedGenerator):
             seed = noise_source(seed)
         height, width = self.grid_shape
-        step = self.__dict__.setdefault("_next", backend.compiled(self._next_symbol, self))
+        step = self._compiled("next_symbol", self._next_symbol)
         parts = []
         for start in range(0, n, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), n - 1)

@@ -183,11 +183,9 @@ class VQVAE(BaseVAE):
     def interpolate(self, start, end, steps=10):
         """As `LatentModel.interpolate`; the lines run between embeddings, before the codebook."""
         embed = lambda x: self.embed(self.images(x))  # noqa: E731
-        first, last = (self.run("embed", embed, x)[:, None] for x in (start, end))
-        t = np.linspace(0, 1, steps, dtype="float32").reshape(1, steps, 1, 1, 1)
-        lines = ((1 - t) * first + t * last).reshape(-1, *first.shape[2:])
-        images = self.decode(self.run("nearest", self.codebook.nearest, lines))
-        return images.reshape(len(first), steps, *self.image_shape)
+        first, last = (self.run("embed", embed, x) for x in (start, end))
+        decode = lambda z: self.decode(self.run("nearest", self.codebook.nearest, z))  # noqa: E731
+        return self._images_between(first, last, steps, decode)
 
     def get_config(self):
         config = super().get_config()
