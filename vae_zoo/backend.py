@@ -391,7 +391,7 @@ class unchanged_unless:
                 variable.assign(ops.where(self.accept, variable.value, old))
 
 
-def compiled(function, model, noisy=False):
+def compiled(function, model, noisy=False, loops=False):
     """Compiles `function(*arrays) -> tensor(s)` that reads `model`'s variables and assigns none.
 
     For what is not `fit`: log-likelihoods, sampling, encoding. JAX jits it over the mapped state,
@@ -402,6 +402,8 @@ def compiled(function, model, noisy=False):
         model: `Trainable`.
         noisy: True where `function` draws. What is returned then takes `seed` and `counter`, two
             ints, before the arrays; see `Trainable.noise_from`.
+        loops: True where it has a long loop inside, which a recording would unroll: on PyTorch it
+            then runs as it is.
 
     Returns:
         A function of NumPy arrays (of equal shapes from call to call, else it compiles again) that
@@ -443,7 +445,8 @@ def compiled(function, model, noisy=False):
             key = tuple(map(_description, tensors))
             with torch.no_grad(), model.noise_from(*seeds) if noisy else contextlib.nullcontext():
                 if key not in players:
-                    players[key] = _recorded(pure, model, arguments) or pure
+                    recorded = None if loops else _recorded(pure, model, arguments)
+                    players[key] = recorded or pure
                 return players[key](*arguments)
 
     return lambda *arrays: keras.tree.map_structure(ops.convert_to_numpy, run(*arrays))

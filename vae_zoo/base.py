@@ -110,10 +110,10 @@ class Trainable(keras.Model):
         finally:
             del self.__dict__["_stateless_noise"]
 
-    def _compiled(self, name, function, noisy=False):
+    def _compiled(self, name, function, noisy=False, loops=False):
         cache = self.__dict__.setdefault("_compiled_functions", {})
         if name not in cache:
-            cache[name] = backend.compiled(function, self, noisy)
+            cache[name] = backend.compiled(function, self, noisy, loops)
         return cache[name]
 
     # === The step ===

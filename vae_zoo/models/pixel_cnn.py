@@ -4,7 +4,8 @@ van den Oord et al., "Conditional Image Generation with PixelCNN Decoders", Neur
 arXiv:1606.05328; van den Oord, Kalchbrenner and Kavukcuoglu 2016, arXiv:1601.06759 (the chain of
 conditionals). Shifted instead of masked convolutions: Salimans et al. 2017, arXiv:1701.05517,
 section 2.4.
-Differs from the paper: symbols are embedded, residual connections run in both stacks.
+Differs from the paper: symbols are embedded, residual connections run in both stacks, and the rows
+of the vertical stack are shifted once, before the first block.
 """
 
 import keras
@@ -12,12 +13,14 @@ import numpy as np
 from keras import layers, ops
 
 from vae_zoo.base import Trainable, noise_source
-from vae_zoo.layers import check_sizes
+from vae_zoo.layers import ResidualBlock, check_sizes
+
+FIRST_KERNEL = 7  # of the first block (section 5 of arXiv:1601.06759)
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
 class PixelCNN(Trainable):
-    """log p(x) = sum_i log p(x_i | x_1 … x_{i-1}, y), row by row from the top left     (eq. 1)
+    """log p(x|y) = sum_i log p(x_i | x_1 … x_{i-1}, y), row by row from the top left   (eq. 1, 3)
 
     A vertical stack sees all rows above, a horizontal one the pixels to the left, so that nothing
     earlier is out of sight (section 2.2); both pass through gates tanh(.) * sigmoid(.)    (eq. 2).
@@ -26,14 +29,18 @@ class PixelCNN(Trainable):
         grid_shape: (height, width) of the symbols.
         levels: int, symbols: 2 for black and white pixels, K for the codes of a VQ-VAE.
         filters: int, channels of both stacks (128 in the paper's MNIST runs of others, 16 in 1601).
-        blocks: int, gated blocks after the first convolution.
-        kernel_size: odd int, of the blocks; the first convolution is 7 wide.
-        classes: int, 0 for none: class labels that condition every gate (eq. 4).
+        blocks: int, gated blocks after the first.
+        kernel_size: odd int of 3 or more, of the blocks; the first is 7 wide.
+        condition_levels: int, 0 for none, else values of the condition y, which every gate sees:
+            the number of classes (eq. 4), or the codes of a coarser grid.
+        condition_shape: () for one value an example, a class label; or (height, width) of a coarser
+            grid, whose sizes divide those of `grid_shape` (eq. 5).
         seed, skip_threshold: see `Trainable`.
 
-    Input: symbols, int (batch, height, width), with classes a pair of these and labels (batch,)
-    (in `fit` and `evaluate` the labels are `y`); with `levels=2` images (batch, height, width, 1)
-    too, uint8 in 0..255 or float in [0, 1], whose grey levels become bits by a draw.
+    Input: symbols, int (batch, height, width), with a condition a pair of these and int
+    (batch, *condition_shape) (in `fit` and `evaluate` the condition is `y`); with `levels=2` images
+    (batch, height, width, 1) too, uint8 in 0..255 or float in [0, 1], whose grey levels become bits
+    by a draw.
     Output: logits, float32 (batch, height, width, levels).
     Logs: nll, exact (nats per example).
 
@@ -55,24 +62,54 @@ class PixelCNN(Trainable):
         filters=32,
         blocks=5,
         kernel_size=3,
-        classes=0,
+        condition_levels=0,
+        condition_shape=(),
         dtype=None,
         **kwargs,
     ):
+        grid_shape, condition_shape = tuple(grid_shape), tuple(condition_shape)
         height, width = grid_shape
-        check_sizes(grid_shape=tuple(grid_shape), levels=levels, filters=filters)
-        if levels < 2 or kernel_size % 2 == 0 or blocks < 0 or classes < 0:
+        check_sizes(grid_shape=grid_shape, levels=levels, filters=filters)
+        if levels < 2 or kernel_size < 3 or kernel_size % 2 == 0 or blocks < 0:
             raise ValueError(
-                "`levels` must be 2 or more, `kernel_size` odd, `blocks` and `classes` >= 0. "
-                f"Received: levels={levels}, kernel_size={kernel_size}, blocks={blocks}, "
-                f"classes={classes}"
+                "`levels` must be 2 or more, `kernel_size` odd and 3 or more, `blocks` >= 0. "
+                f"Received: levels={levels}, kernel_size={kernel_size}, blocks={blocks}"
+            )
+        coarser = len(condition_shape) == 2 and not (
+            height % condition_shape[0] or width % condition_shape[1]
+        )
+        if condition_levels < 0 or not (condition_shape == () or coarser):
+            raise ValueError(
+                "`condition_levels` must be >= 0, `condition_shape` () or two sizes that divide "
+                f"{grid_shape}. Received: {condition_levels}, {condition_shape}"
             )
         super().__init__(dtype=dtype, **kwargs)
-        self.grid_shape, self.levels, self.filters = (height, width), levels, filters
-        self.blocks, self.kernel_size, self.classes = blocks, kernel_size, classes
-        self.network = _network(
-            self.grid_shape, levels, filters, blocks, kernel_size, classes, dtype
-        )
+        self.grid_shape, self.levels, self.filters = grid_shape, levels, filters
+        self.blocks, self.kernel_size = blocks, kernel_size
+        self.condition_levels, self.condition_shape = condition_levels, condition_shape
+
+        conditional = condition_levels > 0
+        # No wider than a one-hot vector: the first block is the widest of all.
+        self.embedding = _built(layers.Embedding(levels, min(levels, filters), dtype=dtype), ())
+        self.stacks = [GatedBlock(filters, FIRST_KERNEL, conditional, False, dtype=dtype)]
+        self.stacks += [
+            GatedBlock(filters, kernel_size, conditional, dtype=dtype) for _ in range(blocks)
+        ]
+        for i, block in enumerate(self.stacks):
+            _built(block, (*grid_shape, filters if i else self.embedding.output_dim))
+        self.condition_layers = []
+        if condition_levels:
+            self.condition_layers = [layers.Embedding(condition_levels, filters, dtype=dtype)]
+            if condition_shape:
+                self.condition_layers += [ResidualBlock(dtype=dtype) for _ in range(2)]
+            for layer in self.condition_layers:
+                _built(layer, (*(condition_shape or (1, 1)), filters))
+        self.head = [
+            _built(layers.Dense(filters, activation="relu", dtype=dtype), (filters,)),
+            _built(layers.Dense(levels, dtype="float32", name="logits"), (filters,)),
+        ]
+
+    # === The network ===
 
     def symbols(self, x):
         """int32 (batch, height, width) of what the class takes.
@@ -95,18 +132,72 @@ class PixelCNN(Trainable):
         return self.symbols(x)
 
     def call(self, x):
-        x, y = x if self.classes else (x, None)
+        x, y = x if self.condition_levels else (x, None)
         return self.logits(self.symbols(x), y)
 
     def logits(self, x, y=None, training=False):
         """float32 (batch, height, width, levels) of symbols: at each place those of the next."""
-        if (y is None) == bool(self.classes):
-            raise ValueError(
-                f"`y` must be {'labels' if self.classes else 'None'}: this PixelCNN has "
-                f"{self.classes} classes. Received: y={'None' if y is None else 'labels'}"
-            )
-        inputs = [x, ops.cast(y, "int32")] if self.classes else x
-        return ops.cast(self.network(inputs, training=training), "float32")
+        symbols = self.embedding(x)
+        # What the first stacks must not see is shifted out: the row itself, the pixel itself.
+        above = ops.pad(symbols, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
+        before = ops.pad(symbols, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
+        batch, (height, width) = ops.shape(x)[0], self.grid_shape
+        rows, columns = self._outside(batch, columns=width), self._outside(batch, rows=height)
+        links, _ = self._vertical(above, rows, self.condition(y))
+        return self._horizontal(before, columns, links)[0]
+
+    def condition(self, y):
+        """What the gates see of a condition: (batch, 1, 1, filters), or a vector for each place.
+
+        Raises:
+            ValueError: if a condition is missing, not wanted, or of the wrong shape.
+        """
+        wanted = (
+            f"int (batch, *{self.condition_shape})" if self.condition_levels else "None, it has none"
+        )
+        shape = None if y is None else tuple(y.shape)
+        if (shape and shape[1:]) != (self.condition_shape if self.condition_levels else None):
+            raise ValueError(f"The condition `y` of this PixelCNN must be {wanted}. Received: {y}")
+        if y is None:
+            return None
+        features = ops.reshape(
+            ops.cast(y, "int32"), (-1, *(self.condition_shape or (1, 1)))
+        )
+        for layer in self.condition_layers:
+            features = layer(features)
+        for axis, (size, coarse) in enumerate(zip(self.grid_shape, self.condition_shape), 1):
+            features = ops.repeat(features, size // coarse, axis=axis)
+        return features
+
+    def _outside(self, batch, rows=None, columns=None):
+        """What each block sees outside the image: the rows above, or the columns to the left."""
+        return tuple(
+            ops.zeros((batch, rows or b.reach, columns or b.reach, b.channels), self.compute_dtype)
+            for b in self.stacks
+        )
+
+    def _vertical(self, x, before, condition):
+        """Rows x (batch, rows, width, …) through the vertical stack, which goes on from `before`.
+
+        Returns what the horizontal stack takes from each block, and the new `before`.
+        """
+        links, last = [], []
+        for block, rows in zip(self.stacks, before):
+            x, link, rows = block.vertical(x, rows, condition)
+            links.append(link)
+            last.append(rows)
+        return links, tuple(last)
+
+    def _horizontal(self, x, before, links):
+        """Columns x (batch, rows, columns, …) through the horizontal stack, to logits."""
+        last = []
+        for block, columns, link in zip(self.stacks, before, links):
+            x, columns = block.horizontal(x, columns, link)
+            last.append(columns)
+        x = ops.relu(x)
+        for layer in self.head:
+            x = layer(x)
+        return x, tuple(last)
 
     def objective(self, x, y=None, training=False):
         log_probs = ops.log_softmax(self.logits(x, y, training), axis=-1)
@@ -121,101 +212,137 @@ class PixelCNN(Trainable):
         flat = ops.cast(ops.reshape(z, (-1, *self.grid_shape)), "int32")
         return -ops.reshape(self.objective(flat, condition)["nll"], lead)
 
+    # === Sampling ===
+
     def sample(self, n, condition=None, seed=None, batch_size=64):
         """n grids of symbols, NumPy int32 (n, height, width), pixel after pixel.
 
+        A new pixel costs its own way through the horizontal stack, and a new row its own through
+        the vertical one: each block remembers as many inputs as its kernel reaches back (Ramachandran
+        et al. 2017, arXiv:1704.06001).
+
         Args:
             n: int.
-            condition: labels (n,) where the model has classes.
+            condition: (n, *condition_shape) where the model has one.
             seed: int, a `SeedGenerator` or None.
             batch_size: int, grids at a time.
         """
         if not isinstance(seed, keras.random.SeedGenerator):
             seed = noise_source(seed)
-        height, width = self.grid_shape
-        step = self._compiled("next_symbol", self._next_symbol)
+        generate = self._compiled("generate", self._generate, loops=True)
         parts = []
         for start in range(0, n, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), n - 1)
-            labels = () if condition is None else (np.asarray(condition)[rows].astype("int32"),)
-            uniform = ops.convert_to_numpy(
-                keras.random.uniform((height * width, batch_size), seed=seed)
-            )
-            x = np.zeros((batch_size, height, width), "int32")
-            for place in range(height * width):
-                x = step(x, uniform[place], np.int32(place), *labels)
-            parts.append(x)
-        return np.concatenate(parts)[:n]
+            conditions = () if condition is None else (np.asarray(condition)[rows].astype("int32"),)
+            uniform = keras.random.uniform((batch_size, *self.grid_shape), seed=seed)
+            parts.append(generate(ops.convert_to_numpy(uniform), *conditions))
+        return np.concatenate(parts)[:n] if parts else np.zeros((0, *self.grid_shape), "int32")
 
-    def _next_symbol(self, x, uniform, place, y=None):
-        """x with the symbol at `place` (row by row) drawn by inversion of its distribution."""
-        height, width = self.grid_shape
-        probabilities = ops.softmax(self.logits(x, y), axis=-1)
-        here = ops.one_hot(place, height * width, dtype="float32")
-        cumulated = ops.cumsum(
-            ops.einsum(
-                "bpk,p->bk", ops.reshape(probabilities, (-1, height * width, self.levels)), here
-            ),
-            axis=-1,
-        )
-        symbol = ops.sum(ops.cast(uniform[:, None] >= cumulated[:, :-1], "int32"), axis=-1)
-        mask = ops.reshape(ops.cast(here, "int32"), (1, height, width))
-        return x * (1 - mask) + symbol[:, None, None] * mask
+    def _generate(self, uniform, y=None):
+        """Symbols drawn by inversion of their distributions at uniform (batch, height, width)."""
+        batch, (height, width) = ops.shape(uniform)[0], self.grid_shape
+        no_rows, no_columns = self._outside(batch, columns=width), self._outside(batch, rows=1)
+        start = ops.zeros((batch, 1, width, self.stacks[0].channels), self.compute_dtype)
+        features = self.condition(y)
+
+        def next_row(row, carry):
+            symbols, above, rows = carry
+            here = features
+            if self.condition_shape:
+                here = ops.take(features, row, axis=1)[:, None]
+            links, rows = self._vertical(above, rows, here)
+
+            def next_symbol(column, carry):
+                symbols, before, columns = carry
+                link = [ops.take(link, column, axis=2)[:, :, None] for link in links]
+                logits, columns = self._horizontal(before, columns, link)
+                u = ops.take(ops.take(uniform, row, axis=1), column, axis=1)
+                symbol = _inverted(logits[:, 0, 0], u)
+                symbols = ops.slice_update(symbols, (0, row, column), symbol[:, None, None])
+                return symbols, self.embedding(symbol[:, None, None]), columns
+
+            first = (symbols, start[:, :, :1], no_columns)
+            symbols, *_ = ops.fori_loop(0, width, next_symbol, first)
+            return symbols, self.embedding(ops.take(symbols, row, axis=1)[:, None]), rows
+
+        first = (ops.zeros((batch, height, width), "int32"), start, no_rows)
+        return ops.fori_loop(0, height, next_row, first)[0]
 
     def get_config(self):
-        own = ("grid_shape", "levels", "filters", "blocks", "kernel_size", "classes")
+        own = ("grid_shape", "levels", "filters", "blocks", "kernel_size")
+        own += ("condition_levels", "condition_shape")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
-def _network(grid_shape, levels, filters, blocks, kernel_size, classes, dtype):
-    """Keras model: symbols (and labels) -> logits of every place given those before it."""
-    symbols = keras.Input(grid_shape, dtype="int32", name="symbols")
-    inputs, label = symbols, None
-    if classes:
-        label = keras.Input((), dtype="int32", name="label")
-        inputs = [symbols, label]
-    x = layers.Embedding(levels, filters, dtype=dtype)(symbols)
-    # What the first stacks must not see is shifted out: the row itself, the pixel itself.
-    above = _shifted(_convolved(x, 2 * filters, 7, "vertical", dtype), down=1, dtype=dtype)
-    before = _shifted(_convolved(x, 2 * filters, 7, "horizontal", dtype), right=1, dtype=dtype)
-    vertical = _gated(above, label, classes, filters, dtype)
-    horizontal = _gated(layers.Add(dtype=dtype)([above, before]), label, classes, filters, dtype)
-    for _ in range(blocks):
-        below = _convolved(vertical, 2 * filters, kernel_size, "vertical", dtype)
-        left = _convolved(horizontal, 2 * filters, kernel_size, "horizontal", dtype)
-        link = layers.Conv2D(2 * filters, 1, dtype=dtype)(below)
-        vertical = layers.Add(dtype=dtype)(
-            [vertical, _gated(below, label, classes, filters, dtype)]
-        )
-        gated = _gated(layers.Add(dtype=dtype)([left, link]), label, classes, filters, dtype)
-        horizontal = layers.Add(dtype=dtype)(
-            [horizontal, layers.Conv2D(filters, 1, dtype=dtype)(gated)]
-        )
-    x = layers.Conv2D(filters, 1, activation="relu", dtype=dtype)(ops.relu(horizontal))
-    return keras.Model(inputs, layers.Conv2D(levels, 1, dtype="float32", name="logits")(x))
+@keras.saving.register_keras_serializable("vae_zoo")
+class GatedBlock(layers.Layer):
+    """One layer of both stacks (figure 2 of the paper), of a whole image or of its next pixel.
+
+    Each stack takes what comes next and the last inputs before it, `reach` of them, and returns
+    such inputs for the next call: an image is one call, with nothing before it.
+
+    Args:
+        filters: int, channels of both stacks.
+        kernel_size: odd int.
+        conditional: bool, the gates see a condition.
+        residual: bool, add the input to the output in both stacks.
+    """
+
+    def __init__(self, filters, kernel_size, conditional=False, residual=True, **kwargs):
+        super().__init__(**kwargs)
+        self.filters, self.kernel_size = filters, kernel_size
+        self.conditional, self.residual = conditional, residual
+        self.reach = kernel_size // 2
+
+    def build(self, input_shape):
+        _, height, width, self.channels = input_shape
+        policy, size, double = self.dtype_policy, self.kernel_size, 2 * self.filters
+        shape = (None, height + self.reach, width + 2 * self.reach, self.channels)
+        self.above = layers.Conv2D(double, (self.reach + 1, size), dtype=policy)
+        self.left = layers.Conv2D(double, (1, self.reach + 1), dtype=policy)
+        self.above.build(shape)
+        self.left.build(shape)
+        self.link = _built(layers.Dense(double, dtype=policy), (double,))
+        self.out = _built(layers.Dense(self.filters, dtype=policy), (self.filters,))
+        if self.conditional:  # the matrix V of eq. 4, which reaches both gates
+            dense = layers.Dense(double, use_bias=False, dtype=policy)
+            self.condition = _built(dense, (self.filters,))
+        self.built = True
+
+    def vertical(self, x, before, condition=None):
+        """Rows x and `reach` rows before them -> rows, link to the horizontal stack, last rows."""
+        window = ops.concatenate([before, x], axis=1)
+        sides = (self.reach, self.reach)
+        seen = self.above(ops.pad(window, ((0, 0), (0, 0), sides, (0, 0))))
+        if self.conditional:
+            seen = seen + self.condition(condition)
+        new = _gated(seen)
+        return x + new if self.residual else new, self.link(seen), window[:, -self.reach :]
+
+    def horizontal(self, x, before, link):
+        """Columns x and `reach` columns before them -> columns, last columns."""
+        window = ops.concatenate([before, x], axis=2)
+        new = self.out(_gated(self.left(window) + link))
+        return x + new if self.residual else new, window[:, :, -self.reach :]
+
+    def get_config(self):
+        own = ("filters", "kernel_size", "conditional", "residual")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
-def _convolved(x, filters, size, stack, dtype):
-    """Sees its own place, and what is above and beside (vertical) or to the left (horizontal)."""
-    half = size // 2
-    if stack == "vertical":
-        kernel, padding = (half + 1, size), ((half, 0), (half, half))
-    else:
-        kernel, padding = (1, half + 1), ((0, 0), (half, 0))
-    return layers.Conv2D(filters, kernel, dtype=dtype)(
-        layers.ZeroPadding2D(padding, dtype=dtype)(x)
-    )
+def _built(layer, shape):
+    """The layer, with its weights, for examples of this shape."""
+    layer.build((None, *shape))
+    return layer
 
 
-def _shifted(x, down=0, right=0, dtype=None):
-    x = layers.ZeroPadding2D(((down, 0), (right, 0)), dtype=dtype)(x)
-    return layers.Cropping2D(((0, down), (0, right)), dtype=dtype)(x)
-
-
-def _gated(x, label, classes, filters, dtype):
-    """tanh(a) * sigmoid(b) of the two halves, each with a bias of the class where there is one."""
-    if classes:
-        bias = layers.Embedding(classes, 2 * filters, dtype=dtype)(label)
-        x = layers.Add(dtype=dtype)([x, layers.Reshape((1, 1, 2 * filters), dtype=dtype)(bias)])
-    a, b = x[..., :filters], x[..., filters:]
+def _gated(x):
+    """tanh(a) * sigmoid(b) of the two halves of the channels (eq. 2)."""
+    a, b = ops.split(x, 2, axis=-1)
     return ops.tanh(a) * ops.sigmoid(b)
+
+
+def _inverted(logits, uniform):
+    """Symbols int32 (batch,), drawn from logits (batch, levels) by uniform (batch,)."""
+    cumulated = ops.cumsum(ops.softmax(logits, axis=-1), axis=-1)
+    return ops.sum(ops.cast(uniform[:, None] >= cumulated[:, :-1], "int32"), axis=-1)
