@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from vae_zoo import VAE, VQVAE, Autoencoder, ConvVAE, DenseVAE, PixelCNN, schedules
+from vae_zoo import VAE, VQVAE, VQVAE2, Autoencoder, ConvVAE, DenseVAE, PixelCNN, schedules
 from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
 from vae_zoo.priors import GaussianMixture
 
@@ -66,9 +66,9 @@ def custom(**kwargs):
     return VAE(encoder, decoder, "bernoulli", **kwargs)
 
 
-def vq(**settings):
+def vq(cls=VQVAE, **settings):
     settings = {"codes": 5, "code_dim": 3, "filters": (3, 4), "blocks": 0, **settings}
-    return lambda **kwargs: VQVAE(SHAPE, **settings, **kwargs)
+    return lambda **kwargs: cls(SHAPE, **settings, **kwargs)
 
 
 def mixture():
@@ -100,6 +100,8 @@ FAMILIES = {
     "vq_vae": Family(vq(), noisy=False),
     "vq_vae_averaged": Family(vq(averaged=True, cosine=True, likelihood="bernoulli")),
     "vq_vae_scalars": Family(vq(levels=(16, 15), activation="tanh"), noisy=False),
+    "vq_vae_2": Family(vq(cls=VQVAE2, filters=(3,)), noisy=False),
+    "vq_vae_2_averaged": Family(vq(cls=VQVAE2, averaged=True, filters=(3,)), noisy=False),
     "pixel_cnn": Family(
         lambda **kwargs: PixelCNN((4, 3), levels=3, filters=4, blocks=1, **kwargs),
         x=np.random.default_rng(0).integers(0, 3, (8, 4, 3)).astype("int32"),

@@ -6,8 +6,9 @@ import pytest
 from families import images
 from keras import ops
 
-from vae_zoo import VQVAE
+from vae_zoo import VQVAE, VQVAE2, PixelCNN
 from vae_zoo.layers import Codebook, FiniteScalars
+from vae_zoo.priors import TopDown
 
 SHAPE = (8, 8, 1)
 X = images(24, SHAPE)
@@ -88,15 +89,15 @@ def test_the_loss_is_the_papers(averaged):
     vae = model(averaged=averaged, commitment=0.7)
     x = vae.images(X)
     outputs = {k: array(v) for k, v in vae.objective(x, training=True).items()}
-    z, e = outputs["z"], array(vae.codebook.lookup(ops.convert_to_tensor(outputs["codes"])))
+    z, e = outputs["z_0"], array(vae.codebooks[0].lookup(ops.convert_to_tensor(outputs["codes_0"])))
     distance = ((z - e) ** 2).sum((1, 2, 3))
     np.testing.assert_allclose(outputs["codebook"], distance, rtol=1e-4)
-    distortion = array(-vae.likelihood.log_prob(x, vae.decoded(e), training=True))
+    distortion = array(-vae.likelihood.log_prob(x, vae.decoded([e]), training=True))
     loss = distortion + 0.7 * distance + (0 if averaged else distance)
     np.testing.assert_allclose(outputs["loss"], loss, rtol=1e-4)
     # Four places of six codes under the uniform prior.
     np.testing.assert_allclose(outputs["kl"], np.full(24, 4 * np.log(6)), rtol=1e-5)
-    assert vae.codebook.vectors.trainable != averaged
+    assert vae.codebooks[0].vectors.trainable != averaged
 
 
 def test_the_bound_is_the_same_for_any_number_of_samples():
@@ -120,9 +121,9 @@ def test_perplexity_and_usage_are_of_the_whole_set():
 def test_a_dead_codebook_recovers(averaged):
     vae = model(averaged=averaged, decay=0.8)
     far = 100 + np.arange(18).reshape(6, 3)
-    vae.codebook.vectors.assign(far)
+    vae.codebooks[0].vectors.assign(far)
     if averaged:
-        vae.codebook.sums.assign(far)
+        vae.codebooks[0].sums.assign(far)
     vae.compile(keras.optimizers.Adam(1e-3))
     assert len(np.unique(vae.encode(X))) == 1
     vae.fit(X, batch_size=8, epochs=15, verbose=0)
@@ -132,14 +133,14 @@ def test_a_dead_codebook_recovers(averaged):
 @pytest.mark.parametrize("averaged", [False, True])
 def test_a_nan_batch_leaves_the_codebook(averaged):
     vae = model(averaged=averaged)
-    vae.codebook.counts.assign([1, 1, 0, 0, 1, 1])  # some would be restarted
+    vae.codebooks[0].counts.assign([1, 1, 0, 0, 1, 1])  # some would be restarted
     vae.compile("adam")
-    before = [array(v) for v in vae.codebook.variables]
+    before = [array(v) for v in vae.codebooks[0].variables]
     bad = X / np.float32(255)
     bad[3, 0, 0, 0] = np.nan
     logs = vae.fit(bad, batch_size=24, verbose=0).history
     assert logs["skipped"] == [1] and logs["codes_used"] == [0]
-    for a, b in zip(before, vae.codebook.variables):
+    for a, b in zip(before, vae.codebooks[0].variables):
         np.testing.assert_array_equal(a, array(b))
 
 
@@ -147,8 +148,8 @@ def test_kmeans_starts_with_every_code_in_use():
     vae = model(codes=5)
     vae.start_codebook(X)
     assert len(np.unique(vae.encode(X))) == 5
-    z = array(vae.embed(vae.images(X)))
-    e = array(vae.codebook.lookup(ops.convert_to_tensor(vae.encode(X))))
+    z = array(vae.quantized(vae.images(X))[0][0])
+    e = array(vae.codebooks[0].lookup(ops.convert_to_tensor(vae.encode(X))))
     assert ((z - e) ** 2).mean() < 0.5 * z.var(axis=(0, 1, 2)).mean()
 
 
@@ -186,6 +187,89 @@ def test_a_vae_of_finite_scalars_has_one_loss():
     x = vae.images(X)
     distortion = -vae.likelihood.log_prob(x, outputs["parameters"], training=True)
     np.testing.assert_allclose(array(outputs["loss"]), array(distortion), rtol=1e-6)
-    assert vae.codes == 12 and not vae.codebook.variables
+    assert vae.codes == 12 and not vae.codebooks[0].variables
     with pytest.raises(ValueError, match="2 or more"):
         model(levels=(1, 3))
+
+
+# === Two grids, and learned priors ===
+
+
+def pair(seed=0, **settings):
+    keras.utils.set_random_seed(seed)
+    settings = {"codes": 6, "code_dim": 3, "filters": (4,), "blocks": 0, **settings}
+    return VQVAE2(SHAPE, seed=seed, **settings)
+
+
+def test_the_bottom_grid_depends_on_the_top_codes_and_the_image_on_both():
+    vae = pair()
+    top, bottom = vae.encode(X)
+    assert vae.latent_shape == ((2, 2), (4, 4)) and top.shape == (24, 2, 2)
+    assert bottom.shape == (24, 4, 4) and top.dtype == bottom.dtype == np.int32
+    np.testing.assert_allclose(vae.decode((top, bottom)), vae.predict(X, verbose=0), atol=1e-6)
+    assert not np.allclose(vae.decode(((top + 1) % 6, bottom)), vae.decode((top, bottom)))
+    assert not np.allclose(vae.decode((top, (bottom + 1) % 6)), vae.decode((top, bottom)))
+    # Whatever the top codes are, the bottom encoder sees them.
+    before = vae.quantized(vae.images(X))[1][0]
+    vae.codebooks[0].vectors.assign(array(vae.codebooks[0].vectors) + 1)
+    assert not np.allclose(array(before), array(vae.quantized(vae.images(X))[1][0]))
+    with pytest.raises(ValueError, match=r"\(\(2, 2\), \(4, 4\)\).*\(24, 2, 2\)"):
+        vae.decode(top)
+
+
+def test_the_loss_of_two_grids_is_the_sum_of_their_terms():
+    vae = pair()
+    outputs = {k: array(v) for k, v in vae.objective(vae.images(X), training=True).items()}
+    distance = 0
+    for i, codebook in enumerate(vae.codebooks):
+        e = array(codebook.lookup(ops.convert_to_tensor(outputs[f"codes_{i}"])))
+        distance = distance + ((outputs[f"z_{i}"] - e) ** 2).sum((1, 2, 3))
+    np.testing.assert_allclose(outputs["codebook"], distance, rtol=1e-4)
+    np.testing.assert_allclose(outputs["kl"], np.full(24, 20 * np.log(6)), rtol=1e-5)
+    vae.start_codebook(X)
+    for i, codebook in enumerate(vae.codebooks):  # each centre is one of its own grid's outputs
+        z = array(vae.quantized(vae.images(X))[i][0]).reshape(-1, 3)
+        nearest = np.abs(z[:, None] - array(codebook.vectors)).max(-1).min(0)
+        assert nearest.mean() < np.abs(z - z.mean(0)).mean()
+    vae.compile()
+    logs = vae.evaluate(X, verbose=0, return_dict=True)
+    assert {"perplexity_top", "perplexity_bottom", "codes_used_top"} <= set(logs)
+
+
+def learned(vae):
+    """The model with a prior of its codes that knows nothing yet, but is not uniform."""
+    settings = {"levels": 6, "filters": 4, "blocks": 1}
+    if isinstance(vae, VQVAE2):
+        top = PixelCNN((2, 2), seed=1, **settings)
+        condition = {"condition_levels": 6, "condition_shape": (2, 2)}
+        return vae.with_prior(TopDown(top, PixelCNN((4, 4), seed=1, **condition, **settings)))
+    return vae.with_prior(PixelCNN((2, 2), seed=1, **settings))
+
+
+@pytest.mark.parametrize("make", [model, pair])
+def test_one_file_holds_the_model_and_its_learned_prior(make, tmp_path):
+    vae = make()
+    trained = learned(vae)
+    assert trained.has_learned_prior and not vae.has_learned_prior
+    assert len(trained.trainable_variables) == len(vae.trainable_variables)  # the prior is frozen
+    codes = vae.encode(X)
+    as_tensors = keras.tree.map_structure(ops.convert_to_tensor, codes)
+    logs = array(trained.prior.log_prob(as_tensors))
+    trained.compile()
+    evaluated = trained.evaluate(X, verbose=0, return_dict=True)
+    assert evaluated["kl"] == pytest.approx(-logs.mean(), rel=1e-5)
+    assert evaluated["reconstruction"] == pytest.approx(
+        vae.evaluate(X, verbose=0, return_dict=True)["reconstruction"], rel=1e-5
+    )
+    trained.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for old, new in zip(keras.tree.flatten(codes), keras.tree.flatten(loaded.encode(X))):
+        np.testing.assert_array_equal(old, new)
+    np.testing.assert_allclose(array(loaded.prior.log_prob(as_tensors)), logs, rtol=1e-5)
+    np.testing.assert_allclose(loaded.sample(3, seed=1), trained.sample(3, seed=1), atol=1e-5)
+    assert loaded.sample(3, seed=1).shape == (3, *SHAPE)
+    frozen = [array(v) for v in loaded.prior.variables]
+    loaded.fit(X, epochs=1, verbose=0)  # goes on training; the prior stays
+    for before, after in zip(frozen, loaded.prior.variables):
+        np.testing.assert_array_equal(before, array(after))
+    assert not loaded.with_prior(None).has_learned_prior

@@ -21,6 +21,7 @@ from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
 from vae_zoo.models.vae import VAE  # noqa: E402
 from vae_zoo.models.vq_vae import VQVAE  # noqa: E402
+from vae_zoo.models.vq_vae_2 import VQVAE2  # noqa: E402
 from vae_zoo.zoo import load_model  # noqa: E402
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "PixelCNN",
     "VAE",
     "VQVAE",
+    "VQVAE2",
     "likelihoods",
     "load_model",
     "priors",

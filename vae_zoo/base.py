@@ -116,6 +116,30 @@ class Trainable(keras.Model):
             cache[name] = backend.compiled(function, self, noisy, loops)
         return cache[name]
 
+    def run(self, name, function, *arrays, batch_size=256, seed=None):
+        """Runs `function(*tensors)` compiled, batch by batch, over the first axis of NumPy arrays.
+
+        The last batch is filled up by repetition, so that one shape is compiled and no more; `name`
+        is what the compiled function is remembered by. A function that draws needs an int `seed`;
+        each batch has noise of its own. Arguments and results may be tuples of arrays.
+        """
+        flat, tree = keras.tree.flatten(arrays), keras.tree
+        places = tree.pack_sequence_as(arrays, list(range(len(flat))))
+
+        def of_flat(*flat):
+            return function(*tree.map_structure(lambda place: flat[place], places))
+
+        run = self._compiled(name, of_flat, noisy=seed is not None)
+        n = len(flat[0])
+        if n == 0:
+            raise ValueError("At least one example is needed. Received: an empty array")
+        results = []
+        for start in range(0, n, batch_size):
+            rows = np.minimum(np.arange(start, start + min(batch_size, n)), n - 1)
+            seeds = () if seed is None else (np.int32(seed), np.int32(start))
+            results.append(run(*seeds, *[np.asarray(a[rows]) for a in flat]))
+        return tree.map_structure(lambda *parts: np.concatenate(parts)[:n], *results)
+
     # === The step ===
 
     def train_step(self, *args):
@@ -319,6 +343,8 @@ class Trainable(keras.Model):
     def get_compile_config(self):
         if not self.compiled:
             return None
+        if not self.optimizer.built:  # what is loaded has a built one, whose file must fit it
+            self.optimizer.build(self.trainable_variables)
         # How a step is compiled is the business of the backend that runs it, not of the file.
         return _portable({"optimizer": super().get_compile_config()["optimizer"]})
 
@@ -440,6 +466,27 @@ class GiveUpWhenAllSkipped(keras.callbacks.Callback):
         return skipped_all
 
 
+def _assign_all(new, old, leave_out=()):
+    """Gives one object's variables the values of another's."""
+    pairs = [[v for v in part.variables if id(v) not in leave_out] for part in (new, old)]
+    for variable, value in zip(*pairs, strict=True):
+        variable.assign(value)
+
+
+def serialized(part):
+    """The config of a part of a model; without its optimizer, if it was trained on its own."""
+    config = keras.saving.serialize_keras_object(part)
+    config.pop("compile_config", None)
+    return config
+
+
+def _each(function, *latents):
+    """`function` of arrays, or of each of the groups of latents that tuples hold."""
+    if not isinstance(latents[0], tuple):
+        return function(*latents)
+    return tuple(function(*group) for group in zip(*latents, strict=True))
+
+
 class LatentModel(Trainable):
     """A `Trainable` with `encoder` and `decoder`, two Keras models, over images.
 
@@ -504,21 +551,22 @@ class LatentModel(Trainable):
 
     def encode(self, x, batch_size=256):
         """Latents of images: NumPy (n, *image_shape) -> NumPy (n, *latent_shape), the posterior
-        means where the posterior has one."""
+        means where the posterior has one; a tuple of such arrays where there are several groups of
+        latents, and `latent_shape` a tuple of their shapes."""
         return self.run("infer", lambda x: self.infer(self.images(x)), x, batch_size=batch_size)
 
     def decode(self, z, batch_size=256):
-        """Images of latents: NumPy (n, *latent_shape) -> NumPy (n, *image_shape) in [0, 1].
+        """Images of latents, as `encode` returns them: NumPy (n, *image_shape) in [0, 1].
 
         Raises:
             ValueError: if the shape is wrong.
         """
-        if np.shape(z)[1:] != tuple(self.latent_shape):
+        z = _each(lambda part: np.asarray(part, self.latent_dtype), z)
+        if _each(lambda part: part.shape[1:], z) != self.latent_shape:
             raise ValueError(
-                f"{type(self).__name__} takes latents of shape (batch, *{self.latent_shape}). "
-                f"Received: shape={np.shape(z)}"
+                f"{type(self).__name__} takes latents of shape {self.latent_shape}, n of them. "
+                f"Received: shape={_each(np.shape, z)}"
             )
-        z = np.asarray(z, self.latent_dtype)
         return self.run("generate", self.generate, z, batch_size=batch_size)
 
     def interpolate(self, start, end, steps=10):
@@ -534,30 +582,16 @@ class LatentModel(Trainable):
         return self._images_between(self.encode(start), self.encode(end), steps, self.decode)
 
     def _images_between(self, first, last, steps, decode):
-        """Images that `decode` makes of the straight lines between NumPy points (n, ...)."""
-        point = first.shape[1:]
-        t = np.linspace(0, 1, steps, dtype="float32").reshape(1, steps, *[1] * len(point))
-        lines = (1 - t) * first[:, None] + t * last[:, None]
-        images = decode(lines.reshape(-1, *point))
-        return images.reshape(len(lines), steps, *self.image_shape)
+        """Images that `decode` makes of the straight lines between NumPy points (n, ...), or
+        between tuples of such."""
 
-    def run(self, name, function, *arrays, batch_size=256, seed=None):
-        """Runs `function(*tensors)` compiled, batch by batch, over the first axis of NumPy arrays.
+        def lines(first, last):
+            point = first.shape[1:]
+            t = np.linspace(0, 1, steps, dtype="float32").reshape(1, steps, *[1] * len(point))
+            return ((1 - t) * first[:, None] + t * last[:, None]).reshape(-1, *point)
 
-        The last batch is filled up by repetition, so that one shape is compiled and no more; `name`
-        is what the compiled function is remembered by. A function that draws needs an int `seed`;
-        each batch has noise of its own.
-        """
-        function = self._compiled(name, function, noisy=seed is not None)
-        n = len(arrays[0])
-        if n == 0:
-            raise ValueError("At least one example is needed. Received: an empty array")
-        results = []
-        for start in range(0, n, batch_size):
-            rows = np.minimum(np.arange(start, start + min(batch_size, n)), n - 1)
-            seeds = () if seed is None else (np.int32(seed), np.int32(start))
-            results.append(function(*seeds, *[np.asarray(a[rows]) for a in arrays]))
-        return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:n], *results)
+        images = decode(_each(lines, first, last))
+        return images.reshape(-1, steps, *self.image_shape)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -659,7 +693,7 @@ class BaseVAE(LatentModel):
             NumPy float32 (n, *image_shape) in data space.
         """
         seed = int(np.random.randint(2**31 - 1) if seed is None else seed % (2**31 - 1))
-        z = ops.convert_to_numpy(self.prior.sample(n, seed=noise_source(seed)))
+        z = _each(ops.convert_to_numpy, self.prior.sample(n, seed=noise_source(seed)))
         if not pixels:
             return self.decode(z, batch_size)
 
@@ -673,15 +707,15 @@ class BaseVAE(LatentModel):
         """A new model, equal but for its prior; one `.keras` file holds both.
 
         Args:
-            prior: anything with `log_prob(z)` and `sample(n, seed=…)`, serialisable by Keras. A
-                layer's weights are frozen.
+            prior: anything with `log_prob(z)` and `sample(n, seed=…)`, serialisable by Keras; None
+                for the family's own. The new model has a copy of it, whose weights are frozen.
         """
-        if hasattr(prior, "trainable"):
-            prior.trainable = False
+        if prior is not None:
+            copy = type(prior).from_config(prior.get_config())
+            _assign_all(copy, prior)
+            copy.trainable, prior = False, copy
         new = type(self).from_config({**self.get_config(), "prior": prior})
-        own = {id(v) for model in (self, new) for v in getattr(model.prior, "variables", ())}
-        pairs = zip(*([v for v in m.variables if id(v) not in own] for m in (self, new)))
-        for old_variable, new_variable in pairs:
-            new_variable.assign(old_variable)
+        of_priors = {id(v) for model in (self, new) for v in getattr(model.prior, "variables", ())}
+        _assign_all(new, self, leave_out=of_priors)
         backend.own_buffers(new.variables)  # or training the one would take them from the other
         return new

@@ -148,6 +148,12 @@ class Codebook(layers.Layer):
         """float32 (..., dim) of codes (...)."""
         return ops.take(self.comparable(self.vectors), codes, axis=0)
 
+    def quantized(self, z):
+        """Comparable z, its codes and their vectors, of encoder outputs (..., dim)."""
+        z = self.comparable(z)
+        codes = self.nearest(z)
+        return z, codes, self.lookup(codes)
+
     def update(self, z, codes, weights, uniform):
         """Moves averages, and vectors that are out of use (`state` lists what it assigns).
 
@@ -254,6 +260,8 @@ class FiniteScalars(layers.Layer):
         levels = ops.convert_to_tensor(np.array(self.levels, "int32"))
         digits = ops.floor_divide(codes[..., None], ops.convert_to_tensor(self.strides)) % levels
         return ops.cast(digits, "float32") / ops.convert_to_tensor(self.half) - 1.0
+
+    quantized = Codebook.quantized
 
     def start(self, z, seed=0):
         """Nothing to start."""

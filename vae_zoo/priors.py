@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers, ops
 
 from vae_zoo import distributions
+from vae_zoo.base import noise_source, restore, serialized
 from vae_zoo.layers import check_elements
 
 
@@ -65,6 +66,45 @@ class UniformCodes(layers.Layer):
     def get_config(self):
         config = {"latent_shape": self.latent_shape, "codes": self.codes}
         return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class TopDown(layers.Layer):
+    """p(top, bottom) = p(top) p(bottom|top): two grids of codes, the finer one given the coarser.
+
+    Razavi, van den Oord and Vinyals 2019, arXiv:1906.00446, section 3.2.
+
+    Args:
+        top, bottom: priors of codes, each a Keras object or its serialised form.
+    """
+
+    def __init__(self, top, bottom, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.top, self.bottom = restore(top), restore(bottom)
+        self.built = True
+
+    def log_prob(self, z, condition=None):
+        """log p(top, bottom) of a pair of codes (..., *latent_shape): (...), nats."""
+        return sum(self.log_probs(z))
+
+    def log_probs(self, z):
+        """log p(top) and log p(bottom|top), each (...), nats."""
+        top, bottom = z
+        return self.top.log_prob(top), self.bottom.log_prob(bottom, top)
+
+    def sample(self, n, condition=None, seed=None):
+        """A pair of n grids of codes, int32; `seed` is an int or a `SeedGenerator`."""
+        if not isinstance(seed, keras.random.SeedGenerator):
+            seed = noise_source(seed)
+        top = self.top.sample(n, seed=seed)
+        return top, self.bottom.sample(n, condition=top, seed=seed)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "top": serialized(self.top),
+            "bottom": serialized(self.bottom),
+        }
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -148,4 +188,7 @@ def get(identifier, latent_shape):
     for method in ("log_prob", "sample"):
         if not callable(getattr(identifier, method, None)):
             raise ValueError(f"`prior` must have `log_prob` and `sample`. Received: {identifier!r}")
+    if getattr(identifier, "trainable", True) is False:
+        for variable in identifier.variables:  # a config freezes a layer, not what it makes later
+            variable.trainable = False
     return identifier

@@ -34,7 +34,7 @@ class PixelCNN(Trainable):
         condition_levels: int, 0 for none, else values of the condition y, which every gate sees:
             the number of classes (eq. 4), or the codes of a coarser grid.
         condition_shape: () for one value an example, a class label; or (height, width) of a coarser
-            grid, whose sizes divide those of `grid_shape` (eq. 5).
+            grid, each place of which is what several places see (eq. 5).
         seed, skip_threshold: see `Trainable`.
 
     Input: symbols, int (batch, height, width), with a condition a pair of these and int
@@ -68,20 +68,16 @@ class PixelCNN(Trainable):
         **kwargs,
     ):
         grid_shape, condition_shape = tuple(grid_shape), tuple(condition_shape)
-        height, width = grid_shape
         check_sizes(grid_shape=grid_shape, levels=levels, filters=filters)
         if levels < 2 or kernel_size < 3 or kernel_size % 2 == 0 or blocks < 0:
             raise ValueError(
                 "`levels` must be 2 or more, `kernel_size` odd and 3 or more, `blocks` >= 0. "
                 f"Received: levels={levels}, kernel_size={kernel_size}, blocks={blocks}"
             )
-        coarser = len(condition_shape) == 2 and not (
-            height % condition_shape[0] or width % condition_shape[1]
-        )
-        if condition_levels < 0 or not (condition_shape == () or coarser):
+        if condition_levels < 0 or len(condition_shape) not in (0, 2):
             raise ValueError(
-                "`condition_levels` must be >= 0, `condition_shape` () or two sizes that divide "
-                f"{grid_shape}. Received: {condition_levels}, {condition_shape}"
+                "`condition_levels` must be >= 0, `condition_shape` () or (height, width). "
+                f"Received: {condition_levels}, {condition_shape}"
             )
         super().__init__(dtype=dtype, **kwargs)
         self.grid_shape, self.levels, self.filters = grid_shape, levels, filters
@@ -166,8 +162,9 @@ class PixelCNN(Trainable):
         for layer in self.condition_layers:
             features = layer(features)
         for axis, (size, coarse) in enumerate(zip(self.grid_shape, self.condition_shape), 1):
-            features = ops.repeat(features, size // coarse, axis=axis)
-        return features
+            features = ops.repeat(features, -(-size // coarse), axis=axis)
+        height, width = self.grid_shape
+        return features[:, :height, :width]
 
     def _outside(self, batch, rows=None, columns=None):
         """What each block sees outside the image: the rows above, or the columns to the left."""

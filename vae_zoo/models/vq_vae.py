@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from vae_zoo import likelihoods, networks, priors
-from vae_zoo.base import BaseVAE
+from vae_zoo.base import BaseVAE, serialized
 from vae_zoo.layers import Codebook, FiniteScalars
 
 
@@ -58,6 +58,7 @@ class VQVAE(BaseVAE):
 
     logged = ("reconstruction", "codebook", "commitment", "kl", "elbo")
     latent_dtype = "int32"
+    grid_names = ("",)  # the coarsest grid first
 
     def __init__(
         self,
@@ -78,10 +79,10 @@ class VQVAE(BaseVAE):
         **kwargs,
     ):
         if levels is not None:
-            codebook = FiniteScalars(levels)
-            codes, code_dim, commitment = codebook.size, codebook.dim, 0.0
+            new_codebook = lambda: FiniteScalars(levels)  # noqa: E731
+            codes, code_dim, commitment = math.prod(levels), len(levels), 0.0
         else:
-            codebook = Codebook(codes, code_dim, averaged, decay, cosine, restart)
+            new_codebook = lambda: Codebook(codes, code_dim, averaged, decay, cosine, restart)  # noqa: E731
         likelihood = likelihoods.get(likelihood)
         if not 0 <= commitment < float("inf"):
             raise ValueError(f"`commitment` must be >= 0. Received: commitment={commitment}")
@@ -93,87 +94,119 @@ class VQVAE(BaseVAE):
             "blocks": blocks,
             "dtype": kwargs.get("dtype"),
         }
+        encoded, decoded = self._channels(code_dim, filters)
         super().__init__(
-            networks.conv_encoder(image_shape, code_dim, heads=("embedding",), **shared),
-            networks.conv_decoder(code_dim, image_shape, num_parameters, **shared),
+            networks.conv_encoder(image_shape, encoded, heads=("embedding",), **shared),
+            networks.conv_decoder(decoded, image_shape, num_parameters, **shared),
             **kwargs,
         )
-        self.latent_shape = self.latent_shape[:-1]  # one code a place
-        self.codebook = codebook
+        grids = self._grid_shapes(*self.decoder.input_shape[1:3])
+        self.latent_shape = self._latent(grids)
+        self.codebooks = [new_codebook() for _ in grids]
+        self.usages = [CodeUsage(codes, i, name) for i, name in enumerate(self.grid_names)]
         self.likelihood, self.commitment = likelihood, commitment
-        self.prior = priors.get(
-            priors.UniformCodes(self.latent_shape, codes) if prior is None else prior, None
-        )
-        self.usage = CodeUsage(codes)
+        self.has_learned_prior = prior is not None
+        self.prior = priors.get(prior or self._uniform(grids, codes), None)
         self.codes, self.code_dim, self.filters = codes, code_dim, tuple(filters)
         self.blocks, self.activation, self.averaged = blocks, activation, averaged
         self.decay, self.cosine, self.restart, self.levels = decay, cosine, restart, levels
 
+    # A family with several grids writes these four.
+
+    @staticmethod
+    def _channels(code_dim, filters):
+        """Channels that the encoder returns, and that the decoder takes."""
+        return code_dim, code_dim
+
+    @staticmethod
+    def _grid_shapes(rows, columns):
+        """Shapes of all grids of codes, where the decoder takes rows × columns."""
+        return [(rows, columns)]
+
+    def quantized(self, x, training=False):
+        """Of each grid: z_e (batch, rows, columns, code_dim) float32, its codes, their vectors."""
+        return [self.codebooks[0].quantized(self.encoder(x, training=training))]
+
+    def decoded(self, vectors, training=False):
+        """Likelihood parameters of the vectors of each grid."""
+        return ops.cast(self.decoder(vectors[0], training=training), "float32")
+
+    def _uniform(self, grids, codes):
+        each = [priors.UniformCodes(shape, codes) for shape in grids]
+        return each[0] if len(each) == 1 else priors.TopDown(*each)
+
     @property
     def metrics(self):
-        return [self.means, self.usage]
+        return [self.means, *self.usages]
 
     @property
     def assigned(self):
-        return self.codebook.state
-
-    def embed(self, x, training=False):
-        """z_e(x): float32 (batch, rows, columns, code_dim)."""
-        return self.codebook.comparable(self.encoder(x, training=training))
+        return [variable for codebook in self.codebooks for variable in codebook.state]
 
     def infer(self, x):
-        return self.codebook.nearest(self.embed(x))
+        return self._latent([codes for _, codes, _ in self.quantized(x)])
+
+    def _latent(self, grids):
+        """Codes as the user sees them: of one grid an array, of several a tuple."""
+        return grids[0] if len(grids) == 1 else tuple(grids)
+
+    def _grids(self, z):
+        return [z] if len(self.codebooks) == 1 else list(z)
 
     def likelihood_parameters(self, z):
-        """Likelihood parameters of codes (batch, rows, columns)."""
-        return self.decoded(self.codebook.lookup(z))
-
-    def decoded(self, z_q, training=False):
-        """Likelihood parameters of vectors (batch, rows, columns, code_dim)."""
-        return ops.cast(self.decoder(z_q, training=training), "float32")
+        """Likelihood parameters of codes."""
+        return self.decoded([c.lookup(codes) for c, codes in zip(self.codebooks, self._grids(z))])
 
     def generate(self, z):
         return self.likelihood.mean(self.likelihood_parameters(z), self.image_shape[-1])
 
     def start_codebook(self, x, images=2000, seed=0):
-        """Puts the codebook at the k-means centres of what the encoder makes of images x (n, …):
+        """Puts the codebooks at the k-means centres of what the encoder makes of images x (n, …):
         before the first step, so that no vector starts far from all outputs."""
         rows = np.linspace(0, len(x) - 1, min(images, len(x))).astype(int)
-        z = self.run("embed", lambda x: self.embed(self.images(x)), np.asarray(x[rows]))
-        self.codebook.start(z.reshape(-1, self.code_dim), seed)
+        x = np.asarray(x[rows])
+        for i, codebook in enumerate(self.codebooks):  # a finer grid depends on a coarser one
+            z = self.run("embed", self._embed, x)[i]
+            codebook.start(z.reshape(-1, codebook.dim), seed)
+
+    def _embed(self, x):
+        return tuple(z for z, _, _ in self.quantized(self.images(x)))
 
     def objective(self, x, y=None, training=False):
-        z = self.embed(x, training)
-        codes = self.codebook.nearest(z)
-        e = self.codebook.lookup(codes)
-        parameters = self.decoded(z + ops.stop_gradient(e - z), training)
+        grids = self.quantized(x, training)
+        # The decoder's gradient goes straight through to z.
+        straight = [z + ops.stop_gradient(e - z) for z, _, e in grids]
+        parameters = self.decoded(straight, training)
         reconstruction = -self.likelihood.log_prob(x, parameters)
+        codes = self._latent([codes for _, codes, _ in grids])
         kl = -self.prior.log_prob(codes)
         squared = lambda a, b: ops.sum(ops.square(a - b), axis=(1, 2, 3))  # noqa: E731
         outputs = {
             "reconstruction": reconstruction,
-            "codebook": squared(ops.stop_gradient(z), e),
-            "commitment": squared(z, ops.stop_gradient(e)),
+            "codebook": sum(squared(ops.stop_gradient(z), e) for z, _, e in grids),
+            "commitment": sum(squared(z, ops.stop_gradient(e)) for z, _, e in grids),
             "kl": kl,
             "elbo": -reconstruction - kl,
-            "codes": codes,
-            "z": z,
             "x": x,
             "parameters": parameters,
         }
+        for i, (z, codes, _) in enumerate(grids):
+            outputs |= {f"z_{i}": z, f"codes_{i}": codes}
         if not training:
             return {**outputs, "loss": -outputs["elbo"]}
         distortion = -self.likelihood.log_prob(x, parameters, training=True)
         loss = distortion + self.commitment * outputs["commitment"]
-        return {**outputs, "loss": loss if self.codebook.averaged else loss + outputs["codebook"]}
+        averaged = self.codebooks[0].averaged
+        return {**outputs, "loss": loss if averaged else loss + outputs["codebook"]}
 
     def update_state(self, outputs, weights, training):
         if training:
             if self.likelihood.fitted:
                 self.likelihood.update(outputs["x"], outputs["parameters"], weights)
-            if self.codebook.state and (self.averaged or self.restart):
-                uniform = self.draw((self.codes,), "uniform")
-                self.codebook.update(outputs["z"], outputs["codes"], weights, uniform)
+            for i, codebook in enumerate(self.codebooks):
+                if codebook.state and (codebook.averaged or codebook.restart):
+                    uniform = self.draw((codebook.size,), "uniform")
+                    codebook.update(outputs[f"z_{i}"], outputs[f"codes_{i}"], weights, uniform)
 
     def log_weights(self, x, y=None, num_samples=1, training=False):
         """log p(x|z_q) + log p(codes), the same for every sample: the posterior is certain."""
@@ -182,18 +215,28 @@ class VQVAE(BaseVAE):
 
     def interpolate(self, start, end, steps=10):
         """As `LatentModel.interpolate`; the lines run between embeddings, before the codebook."""
-        embed = lambda x: self.embed(self.images(x))  # noqa: E731
-        first, last = (self.run("embed", embed, x) for x in (start, end))
-        decode = lambda z: self.decode(self.run("nearest", self.codebook.nearest, z))  # noqa: E731
+        first, last = (self.run("embed", self._embed, np.asarray(x)) for x in (start, end))
+
+        def decode(z):
+            nearest = lambda *z: tuple(c.nearest(part) for c, part in zip(self.codebooks, z))  # noqa: E731
+            return self.decode(self._latent(self.run("nearest", nearest, *z)))
+
         return self._images_between(first, last, steps, decode)
+
+    def code_vectors(self):
+        """The vectors of all codes, NumPy (codes, code_dim), of each grid, the coarsest first."""
+        every = lambda c: c.lookup(np.arange(c.size, dtype="int32"))  # noqa: E731
+        return [ops.convert_to_numpy(every(codebook)) for codebook in self.codebooks]
 
     def get_config(self):
         config = super().get_config()
         del config["encoder"], config["decoder"]  # built from what follows
         own = ("image_shape", "codes", "code_dim", "filters", "blocks", "activation", "commitment")
         own += ("averaged", "decay", "cosine", "restart", "levels")
-        serialize = keras.saving.serialize_keras_object
-        parts = {"likelihood": serialize(self.likelihood), "prior": serialize(self.prior)}
+        parts = {
+            "likelihood": serialized(self.likelihood),
+            "prior": serialized(self.prior) if self.has_learned_prior else None,
+        }
         return {**config, **{name: getattr(self, name) for name in own}, **parts}
 
 
@@ -202,15 +245,21 @@ class CodeUsage(keras.metrics.Metric):
 
     p_k is the share of places (weighted by their example's weight) at which code k was chosen; a
     mean over batches would be smaller than the perplexity of all of them.
+
+    Args:
+        codes: int, size of the codebook.
+        grid: int, which of the grids, the coarsest first.
+        suffix: str, of what is logged.
     """
 
-    def __init__(self, codes):
-        super().__init__(name="usage", dtype="float32")
+    def __init__(self, codes, grid=0, suffix=""):
+        super().__init__(name=f"usage{suffix}", dtype="float32")
+        self.grid, self.suffix = grid, suffix
         self.counts = self.add_variable((codes,), "zeros", name="counts")
 
     def update_state(self, outputs, weights, accepted=True):
         weights = weights * ops.cast(accepted, "float32")
-        codes = outputs["codes"]
+        codes = outputs[f"codes_{self.grid}"]
         weights = ops.repeat(weights, math.prod(codes.shape[1:]))
         chosen = ops.one_hot(ops.reshape(codes, (-1,)), self.counts.shape[0], dtype="float32")
         self.counts.assign_add(ops.matmul(weights[None], chosen)[0])
@@ -219,4 +268,4 @@ class CodeUsage(keras.metrics.Metric):
         p = self.counts / ops.maximum(ops.sum(self.counts), 1e-9)
         entropy = -ops.sum(p * ops.log(ops.maximum(p, 1e-9)))
         used = ops.mean(ops.cast(self.counts > 0, "float32"))
-        return {"perplexity": ops.exp(entropy), "codes_used": used}
+        return {f"perplexity{self.suffix}": ops.exp(entropy), f"codes_used{self.suffix}": used}
