@@ -561,7 +561,8 @@ def test_fused_adam_is_keras_adam(optimizer, amsgrad):
     def trained(accelerate):
         rng = np.random.default_rng(0)
         variables = [
-            keras.Variable(rng.normal(size=size), dtype="float32") for size in ((30, 20), (20,))
+            keras.Variable(rng.normal(size=size), dtype="float32")
+            for size in ((3, 3, 4, 5), (30, 20), (20,))
         ]
         rate = keras.optimizers.schedules.CosineDecay(1e-3, 30)
         adam = optimizer(learning_rate=rate, epsilon=1e-3, amsgrad=amsgrad)
@@ -569,8 +570,10 @@ def test_fused_adam_is_keras_adam(optimizer, amsgrad):
         if accelerate:
             backend.accelerate(adam)
         for _ in range(20):
+            # As a convolution's lies in memory: in another order than its weights.
             gradients = [
-                ops.convert_to_tensor(rng.normal(size=v.shape), "float32") for v in variables
+                ops.transpose(ops.convert_to_tensor(rng.normal(size=v.shape[::-1]), "float32"))
+                for v in variables
             ]
             accept = ops.convert_to_tensor(True)
             backend.apply_gradients(adam, gradients, variables, accept)

@@ -315,7 +315,9 @@ def _torch_adam(optimizer, gradients, variables, learning_rate):
     late = torch.full((), 1e12, device=step.device)
     torch._fused_adam_(
         [v.value for v in variables],
-        gradients,
+        # The kernel walks through memory: a kernel's gradient that lies transposed there would be
+        # applied to other weights.
+        [gradient.contiguous() for gradient in gradients],
         slots("_momentums"),
         slots("_velocities"),
         slots("_velocity_hats") if optimizer.amsgrad else [],

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from vae_zoo import data, metrics, priors
-from vae_zoo.base import EVALUATION_SEED, BaseVAE
+from vae_zoo.base import EVALUATION_SEED, BaseVAE, LatentModel
 
 PROBE_IMAGES = 10_000  # that a probe is fitted to, at most
 MIXTURE_COMPONENTS = 10
@@ -30,8 +30,8 @@ def evaluate(
     """All numbers of a model on the test split of a data set, and controls to read them by.
 
     Args:
-        model: a `BaseVAE` or an `Autoencoder`.
-        dataset: as `data.load` takes it. Bernoulli likelihoods see fixed test bits.
+        model: a `BaseVAE`, an `Autoencoder`, or a model with an exact density (`PixelCNN`).
+        dataset: as `data.load` takes it. Where the model is of bits it sees fixed test bits.
         importance_samples, elbo_samples, progress: see `measure`.
         importance_images: int, test images that the importance-weighted bound is taken over, the
             first ones; None for all.
@@ -42,10 +42,13 @@ def evaluate(
     Returns:
         dict, name -> number: those of `measure`; ssim; kl_per_latent; with a classifier cnn_fid of
         samples from the prior, cnn_fid_gaussian_mixture of samples from a mixture fitted to the
-        codes of training images, cnn_fid_floor of training images; with labels probe_accuracy of
-        the codes, and of pixels and of the same encoder untrained as controls.
+        codes of training images, cnn_fid_uniform of uniform codes where a prior over codes was
+        learned, cnn_fid_floor of training images; with labels probe_accuracy of the codes, and of
+        pixels and of the same encoder untrained as controls.
     """
-    binary = isinstance(model, BaseVAE) and model.likelihood.binary
+    latent = isinstance(model, LatentModel)
+    exact_labels = not latent and model.condition_levels
+    binary = model.likelihood.binary if isinstance(model, BaseVAE) else not latent
     splits = {split: data.load(dataset, split) for split in data.SPLITS}
     (x_train, _), (x_grey, _) = splits["train"], splits["test"]
     x, y = splits["test"]
@@ -54,23 +57,25 @@ def evaluate(
     numbers = measure(
         model,
         np.asarray(x[:]),
+        y if exact_labels else None,
         num_samples=importance_samples,
         num_images=importance_images,
         elbo_samples=elbo_samples,
-        train_variance=pixel_variance(x_train),
+        x_train=some,
         progress=progress,
     )
-    if min(model.image_shape[:2]) >= 11:
+    if latent and min(model.image_shape[:2]) >= 11:
         reconstructions = model.decode(model.encode(x))
         similarity = metrics.ssim(reconstructions, np.asarray(x[:]) / 255.0)
         numbers["ssim"] = _mean(similarity, "", "of the reconstruction at the posterior mean")
     if hasattr(model, "kl_per_latent"):
         kl = model.kl_per_latent(x[:10_000]).ravel()
         numbers["kl_per_latent"] = _number(kl.tolist(), "nats", "mean over images of each latent")
-    continuous = model.latent_dtype == "float32"
     if classifier is not None:
-        numbers.update(_sample_quality(model, classifier, some, x_grey[:], seed))
-    if y is not None and continuous:
+        test = x if not latent else x_grey  # an exact density draws bits, a VAE shows means
+        train = data.binarize(some) if not latent else some
+        numbers.update(_sample_quality(model, classifier, train, test[:], seed))
+    if y is not None and latent and model.latent_dtype == "float32":
         parts = [(x[:PROBE_IMAGES], y[:PROBE_IMAGES]) for x, y in splits.values()]
         if binary:  # what the encoder was made for
             parts = [(data.binarize(x), y) for x, y in parts]
@@ -85,45 +90,57 @@ def measure(
     num_samples=1000,
     num_images=None,
     elbo_samples=16,
-    train_variance=None,
+    x_train=None,
     progress=None,
 ):
     """ELBO, importance-weighted NLL, active units and reconstruction error.
 
     Args:
-        model: a `BaseVAE` or an `Autoencoder`.
+        model: as of `evaluate`.
         x: held-out images (n, *image_shape); fixed bits where the likelihood is Bernoulli.
         y: labels or None.
         num_samples: int, k of the importance-weighted bound; 0 leaves it out.
         num_images: int, images that it is taken over, the first ones; None for all.
         elbo_samples: int, draws of z per image that the ELBO is averaged over.
-        train_variance: variance of all training pixels in [0, 1]; None leaves `relative_mse` out.
+        x_train: training images; None leaves out what is measured by them.
         progress: wraps the iterable of batches, `tqdm.tqdm` say.
 
     Returns:
         dict, name -> number: elbo, rate, distortion, nll_iw<k> (nats); bits_per_dim for 8-bit
-        likelihoods; active_units; relative_mse, psnr.
+        likelihoods; active_units; relative_mse, psnr. Of codes instead of active_units: codes_used,
+        perplexity, and bits_per_code, of training images too. Of an exact density: nll.
     """
+    if not isinstance(model, LatentModel):
+        return _exact(model, x, y)
     numbers = {}
     if isinstance(model, BaseVAE):
         numbers.update(_bounds(model, x, y, num_samples, num_images, elbo_samples, progress))
     latents = model.encode(x)
     if model.latent_dtype == "int32":
-        numbers.update(_usage(latents, model.codes, numbers["rate"]))
+        numbers.update(_usage(model, latents))
+        numbers.update(_bits_per_code(model, x, "", "test"))
+        if x_train is not None:
+            some = np.asarray(x_train[_spread(len(x_train))])
+            numbers.update(_bits_per_code(model, some, "_train", "training"))
     else:
         protocol = f"of {latents[0].size}: variance of the mean over x > 0.01"
         numbers["active_units"] = _number(metrics.active_units(latents), "units", protocol)
     errors = np.float64(model.run("squared_error", _squared_error(model), x))
     numbers["psnr"] = _mean(metrics.psnr(errors), "dB", "of the reconstruction at the mean")
-    if train_variance is not None:
-        protocol = "mean squared error / variance of all training pixels"
-        numbers["relative_mse"] = _mean(errors / train_variance, "", protocol)
+    if x_train is not None:
+        protocol = "mean squared error / variance of the pixels of 10,000 training images"
+        variance = np.var(x_train[_spread(len(x_train))] / 255.0)
+        numbers["relative_mse"] = _mean(errors / variance, "", protocol)
     return numbers
 
 
-def pixel_variance(x):
-    """Variance of the pixels in [0, 1] of uint8 images, of 10,000 spread over them at most."""
-    return float(np.var(x[_spread(len(x))] / 255.0))
+def _exact(model, x, y):
+    """What a model with an exact density has: -log p(x), without a bound."""
+    nll = lambda x, y=None: model.objective(model.prepare(x), y)["nll"]  # noqa: E731
+    arrays = [np.asarray(x)] + ([] if y is None else [np.asarray(y)])
+    values = np.float64(model.run("nll", nll, *arrays, seed=EVALUATION_SEED))
+    protocol = f"exact, {len(values):,} images"
+    return {"nll": _mean(values, "nats", protocol)}
 
 
 def _spread(n):
@@ -161,16 +178,31 @@ def _bounds(model, x, y, num_samples, num_images, elbo_samples, progress):
     return numbers
 
 
-def _usage(codes, size, rate):
-    """How a codebook is used over a whole set, and what a code costs under the prior."""
-    used, perplexity = metrics.code_usage(codes, size)
-    each = math.log(2) * codes[0].size
-    bits = {key: rate[key] / each for key in ("value", "standard_error")}
-    protocol = f"of {size} codes, over all places of all test images"
+def _usage(model, latents):
+    """How the codebook of each grid is used over a whole set."""
+    numbers = {}
+    for name, codes in zip(model.grid_names, keras.tree.flatten(latents)):
+        used, perplexity = metrics.code_usage(codes, model.codes)
+        protocol = f"of {model.codes} codes, over all places of all test images"
+        numbers[f"codes_used{name}"] = _number(used, "", "share " + protocol)
+        numbers[f"perplexity{name}"] = _number(perplexity, "codes", protocol)
+    return numbers
+
+
+def _bits_per_code(model, x, suffix, what):
+    """What a code costs under the prior, of all grids together and of each."""
+    nlls = model.run("code_nlls", lambda x: tuple(model.code_nlls(model.images(x))), x)
+    places = [math.prod(shape) for shape in model.grid_shapes]
+    names = ["", *model.grid_names] if len(places) > 1 else [""]
+    both = [sum(nlls), *nlls] if len(places) > 1 else nlls
+    sizes = [sum(places), *places] if len(places) > 1 else places
     return {
-        "codes_used": _number(used, "", "share " + protocol),
-        "perplexity": _number(perplexity, "codes", protocol),
-        "bits_per_code": {**_number(None, "bits", f"-log2 p(codes) / {codes[0].size}"), **bits},
+        f"bits_per_code{name}{suffix}": _mean(
+            np.float64(nll) / (math.log(2) * size),
+            "bits",
+            f"-log2 p(codes) / {size}, {len(x):,} {what} images",
+        )
+        for name, nll, size in zip(names, both, sizes)
     }
 
 
@@ -198,10 +230,19 @@ def _sample_quality(model, classifier, x_train, x_test, seed):
     to_test = lambda images: metrics.frechet_distance(features(images), test)  # noqa: E731
     protocol = f"features of {n:,} means of p(x|z) and of {n:,} test images; z from "
     numbers = {}
-    if isinstance(model, BaseVAE):
+    if not isinstance(model, LatentModel):
+        labels = model.condition_levels and np.arange(n) % model.condition_levels
+        new = model.sample(n, labels if model.condition_levels else None, seed=seed)[..., None]
+        protocol = f"features of {n:,} samples and of {n:,} test images, both black and white"
+        numbers["cnn_fid"] = _number(to_test(np.float32(new)), "", protocol)
+    elif isinstance(model, BaseVAE):
         value = to_test(model.sample(n, seed=seed))
         numbers["cnn_fid"] = _number(value, "", protocol + "the prior")
-    codes = _codes(model, x_train, seed) if model.latent_dtype == "float32" else ()
+    if getattr(model, "has_learned_prior", False):
+        value = to_test(model.with_prior(None).sample(n, seed=seed))
+        numbers["cnn_fid_uniform"] = _number(value, "", protocol + "uniform codes")
+    continuous = getattr(model, "latent_dtype", None) == "float32"
+    codes = _codes(model, x_train, seed) if continuous else ()
     # A full covariance of many latents would be fitted to noise and take gigabytes.
     if len(codes) and codes[0].size <= 256 and len(codes) > 10 * codes[0].size:
         mixture = priors.GaussianMixture.fit(codes, MIXTURE_COMPONENTS, seed=seed)

@@ -65,16 +65,54 @@ def reconstructions(originals, reconstructed, path, caption=None):
         path: the PNG to write.
         caption: str, below the rows.
     """
-    originals, reconstructed = _rgb(originals), _rgb(reconstructed)
-    if originals.shape != reconstructed.shape:
+    rows = {"original": _rgb(originals), "reconstruction": _rgb(reconstructed)}
+    shapes = [images.shape for images in rows.values()]
+    if shapes[0] != shapes[1]:
         raise ValueError(
             "`originals` and `reconstructed` must have the same shape. Received: "
-            f"{originals.shape[:3]} and {reconstructed.shape[:3]} (images, height, width)"
+            f"{shapes[0][:3]} and {shapes[1][:3]} (images, height, width)"
         )
-    columns = min(10, len(originals))
-    pairs = np.stack([_in_rows(originals, columns), _in_rows(reconstructed, columns)], axis=1)
-    tiles = pairs.reshape(-1, *pairs.shape[2:])  # original, reconstruction, original, …
-    return _sheet(tiles, path, caption=caption, labels=["original", "reconstruction"])
+    return _below_each_other(rows, path, caption)
+
+
+def code_maps(originals, grids, reconstructed, path, caption=None):
+    """Originals, the codes at each place as colours, and reconstructions, one below the other.
+
+    Args:
+        originals, reconstructed: (n, height, width, channels) each, of equal shape.
+        grids: dict, name -> (codes int (n, rows, columns), vectors (K, dim) of the codes). Near
+            vectors have near colours: their first three principal components as red, green, blue.
+        path: the PNG to write.
+        caption: str, below the rows.
+    """
+    originals = _rgb(originals)
+    height, width = originals.shape[1:3]
+    rows = {"original": originals}
+    for name, (codes, vectors) in grids.items():
+        down, across = (
+            np.arange(size) * places // size for size, places in zip((height, width), codes.shape[1:])
+        )
+        rows[name] = _rgb(_vector_colours(vectors)[codes][:, down][:, :, across])
+    return _below_each_other(rows | {"reconstruction": _rgb(reconstructed)}, path, caption)
+
+
+def _vector_colours(vectors):
+    """RGB in [0, 1] of vectors (K, dim): ranks along their first three principal components."""
+    vectors = np.asarray(vectors, "float64")
+    centred = vectors - vectors.mean(0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    components = np.zeros((len(vectors), 3))
+    components[:, : len(directions[:3])] = centred @ directions[:3].T
+    ranks = components.argsort(0).argsort(0)
+    return ranks / max(1, len(vectors) - 1)
+
+
+def _below_each_other(rows, path, caption):
+    """Several images of each of n examples below each other, ten examples to a row."""
+    columns = min(10, len(next(iter(rows.values()))))
+    tiles = np.stack([_in_rows(images, columns) for images in rows.values()], axis=1)
+    tiles = tiles.reshape(-1, *tiles.shape[2:])  # original, reconstruction, original, …
+    return _sheet(tiles, path, caption=caption, labels=list(rows))
 
 
 def interpolations(images, path, caption=None):

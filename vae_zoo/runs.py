@@ -17,8 +17,8 @@ import tqdm
 from keras import ops
 
 from vae_zoo import cli, data, metrics, plots
-from vae_zoo.base import BaseVAE
-from vae_zoo.evaluate import measure, pixel_variance
+from vae_zoo.base import BaseVAE, LatentModel
+from vae_zoo.evaluate import measure
 
 
 def splits(dataset, binary=False, static=False):
@@ -104,7 +104,9 @@ def fit(
         ImportError: if `tensorboard` is asked for and not installed.
     """
     settings.update(epochs=epochs, batch_size=batch_size, seed=seed, patience=patience)
-    settings.pop("importance_samples", None)  # has no part in the weights
+    # What has no part in these weights.
+    settings.pop("importance_samples", None)
+    settings = {key: value for key, value in settings.items() if not key.startswith("prior")}
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
     batches = data.Batches(*train, batch_size=batch_size, seed=seed)
@@ -308,13 +310,16 @@ def report(model, train, test, history, settings, importance_samples=0):
     numbers = measure(
         model,
         np.asarray(x[:]),
+        y if not isinstance(model, LatentModel) else None,
         num_samples=importance_samples,
-        train_variance=pixel_variance(x_train),
+        x_train=x_train,
         progress=progress,
     )
     cli.write_json(output / "numbers.json", numbers)
-    with np.load(output / "checkpoint.npz") as checkpoint:
-        seconds = float(checkpoint["seconds"])
+    seconds = 0.0
+    for path in [output / "checkpoint.npz", *output.glob("prior*/checkpoint.npz")]:
+        with np.load(path) as checkpoint:
+            seconds += float(checkpoint["seconds"])
     cli.write_json(output / "config.json", _config(model, settings, history, seconds, x))
     files = [
         (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),
@@ -348,11 +353,19 @@ def _config(model, settings, history, seconds, x_test):
 
 
 def _pictures(model, x, y, history, output, seed):
+    yield plots.curves(history, output / "curves.png"), "every term, training and validation"
+    if hasattr(model, "sample"):
+        yield plots.samples(_new_images(model, seed), output / "samples.png"), "new images"
+    if getattr(model, "has_learned_prior", False):
+        new = model.with_prior(None).sample(64, seed=seed)
+        path = plots.samples(new, output / "samples_uniform.png")
+        yield path, "the same without the learned prior, from uniform codes"
+    if not isinstance(model, LatentModel):
+        return
     shown = np.asarray(x[:20])
+    made = model.predict(shown, verbose=0)
     yield (
-        plots.reconstructions(
-            shown, model.predict(shown, verbose=0), output / "reconstructions.png"
-        ),
+        plots.reconstructions(shown, made, output / "reconstructions.png"),
         "test images, and what the model makes of them",
     )
     lines = model.interpolate(shown[:5], shown[5:10], steps=10)
@@ -360,10 +373,12 @@ def _pictures(model, x, y, history, output, seed):
         plots.interpolations(lines, output / "interpolations.png"),
         "straight lines in latent space",
     )
-    if isinstance(model, BaseVAE):
-        new = model.sample(64, seed=seed)
-        yield plots.samples(new, output / "samples.png"), "new images, z from the prior"
-    yield plots.curves(history, output / "curves.png"), "every term, training and validation"
+    if model.latent_dtype == "int32":
+        grids = zip(keras.tree.flatten(model.encode(shown)), model.code_vectors())
+        grids = {f"codes{name}": grid for name, grid in zip(model.grid_names, grids)}
+        path = plots.code_maps(shown, grids, made, output / "code_maps.png")
+        yield path, "the code at each place as a colour, near ones for near vectors"
+        return
     codes = model.encode(x[:5000]).reshape(min(5000, len(x)), -1)
     labels = None if y is None else y[:5000]
     yield (
@@ -375,3 +390,11 @@ def _pictures(model, x, y, history, output, seed):
         limit = 3.0 if isinstance(model, BaseVAE) else float(np.abs(codes).max())
         path = plots.latent_grid(model.decode, output / "latent_grid.png", limit)
         yield path, "the decoded plane"
+
+
+def _new_images(model, seed):
+    if isinstance(model, LatentModel):
+        return model.sample(64, seed=seed)
+    classes = model.condition_levels  # eight rows of eight, a class a column
+    labels = np.arange(64) % 8 % classes if classes else None
+    return np.float32(model.sample(64, labels, seed=seed))[..., None]

@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 from vae_zoo import backend, cli
-from vae_zoo.base import BaseVAE, Trainable
+from vae_zoo.base import BaseVAE, LatentModel, Trainable
 from vae_zoo.layers import LARGEST
 
 # Beside the package in a checkout, inside of it where a wheel was installed.
@@ -132,13 +132,23 @@ def _uncompiled(model):
 
 
 def golden(model, x=None):
-    """What a model returns for four images: dict of `x`, `latent`, `reconstruction`, `loss`.
+    """What a model returns for four examples: a dict of arrays that any backend must give again.
 
-    Latents are posterior means; the loss is taken there, without noise. `x` is given, or made by
-    the model itself (so that no data set is passed on): uint8 (4, height, width, channels).
+    `x`, `latent` (`latent_0` … where there are several groups), `reconstruction` and `loss`:
+    latents are posterior means or codes, and the loss is taken there, without noise. Of an exact
+    density `x`, `y` where it has a condition, `logits` and `loss`. `x` is given, or made by the
+    model itself (so that no data set is passed on).
     """
+    if not isinstance(model, LatentModel):
+        return _golden_of_exact(model)
+    rng = np.random.default_rng(0)
     if x is None:
-        z = np.random.default_rng(0).normal(size=(4, *model.latent_shape)).astype("float32")
+        if model.latent_dtype == "int32":
+            draw = lambda shape: rng.integers(0, model.codes, (4, *shape))  # noqa: E731
+        else:
+            draw = lambda shape: rng.normal(size=(4, *shape))  # noqa: E731
+        groups = isinstance(model.latent_shape[0], tuple)
+        z = tuple(map(draw, model.latent_shape)) if groups else draw(model.latent_shape)
         x = np.round(model.decode(z) * 255)
         if isinstance(model, BaseVAE) and model.likelihood.binary:
             x = np.where(x > 127, 255, 0)
@@ -147,12 +157,23 @@ def golden(model, x=None):
     with backend.drawing(model, lambda shape, distribution="normal": ops.zeros(shape)):
         # No batch statistics and no draw: what `prepare` draws leaves bits as they are.
         loss = model.objective(model.images(x), training=False)["loss"]
-    return {
-        "x": x,
-        "latent": latent,
-        "reconstruction": model.decode(latent),
-        "loss": ops.convert_to_numpy(loss),
-    }
+    if isinstance(latent, tuple):
+        latents = {f"latent_{i}": group for i, group in enumerate(latent)}
+    else:
+        latents = {"latent": latent}
+    made = {"reconstruction": model.decode(latent), "loss": ops.convert_to_numpy(loss)}
+    return {"x": x, **latents, **made}
+
+
+def _golden_of_exact(model):
+    rng, parts = np.random.default_rng(0), {}
+    parts["x"] = rng.integers(0, model.levels, (4, *model.grid_shape)).astype("int32")
+    if model.condition_levels:
+        y = rng.integers(0, model.condition_levels, (4, *model.condition_shape))
+        parts["y"] = y.astype("int32")
+    given = [ops.convert_to_tensor(array) for array in parts.values()]
+    results = {"logits": model.logits(*given), "loss": model.objective(*given)["loss"]}
+    return parts | {name: ops.convert_to_numpy(value) for name, value in results.items()}
 
 
 def load_model(path, compile=True):

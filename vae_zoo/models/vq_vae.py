@@ -101,7 +101,7 @@ class VQVAE(BaseVAE):
             **kwargs,
         )
         grids = self._grid_shapes(*self.decoder.input_shape[1:3])
-        self.latent_shape = self._latent(grids)
+        self.grid_shapes, self.latent_shape = grids, self._latent(grids)
         self.codebooks = [new_codebook() for _ in grids]
         self.usages = [CodeUsage(codes, i, name) for i, name in enumerate(self.grid_names)]
         self.likelihood, self.commitment = likelihood, commitment
@@ -222,6 +222,13 @@ class VQVAE(BaseVAE):
             return self.decode(self._latent(self.run("nearest", nearest, *z)))
 
         return self._images_between(first, last, steps, decode)
+
+    def code_nlls(self, x):
+        """-log p of the codes of images in [0, 1], grid by grid, each given the coarser one."""
+        codes = self.infer(x)
+        if len(self.codebooks) == 1:
+            return [-self.prior.log_prob(codes)]
+        return [-log_prob for log_prob in self.prior.log_probs(codes)]
 
     def code_vectors(self):
         """The vectors of all codes, NumPy (codes, code_dim), of each grid, the coarsest first."""
