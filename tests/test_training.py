@@ -571,8 +571,9 @@ def test_fused_adam_is_keras_adam(optimizer, amsgrad):
             backend.accelerate(adam)
         for _ in range(20):
             # As a convolution's lies in memory: in another order than its weights.
+            transposed = lambda x: ops.transpose(x, tuple(range(len(x.shape)))[::-1])  # noqa: E731
             gradients = [
-                ops.transpose(ops.convert_to_tensor(rng.normal(size=v.shape[::-1]), "float32"))
+                transposed(ops.convert_to_tensor(rng.normal(size=v.shape[::-1]), "float32"))
                 for v in variables
             ]
             accept = ops.convert_to_tensor(True)
