@@ -1,11 +1,11 @@
-"""VQ-VAE: train, measure, draw. `python recipes/vq_vae.py --help` lists the settings.
+"""VQ-VAE: train, fit a prior, measure, draw. `python recipes/vq_vae.py --help` lists the settings.
 
 van den Oord, Vinyals and Kavukcuoglu 2017, arXiv:1711.00937.
 """
 
 import keras
 
-from vae_zoo import VQVAE, cli, likelihoods, runs
+from vae_zoo import VQVAE, PixelCNN, cli, likelihoods, runs
 
 
 def vq_vae(
@@ -26,6 +26,10 @@ def vq_vae(
     learning_rate=1e-3,
     schedule="cosine",
     patience=50,
+    prior=False,
+    prior_epochs=100,
+    prior_filters=32,
+    prior_blocks=4,
     precision="float32",
     seed=0,
     output="output/vq_vae",
@@ -52,6 +56,10 @@ def vq_vae(
         learning_rate: of Adam, at the start
         schedule: of the learning rate: cosine, linear, exponential (to a hundredth) or constant
         patience: epochs without a better validation ELBO before it stops
+        prior: then fit a PixelCNN to the codes; with resume, to those of a finished run
+        prior_epochs: passes over the codes, at most; it stops when it has learned them by heart
+        prior_filters: channels of the prior's stacks
+        prior_blocks: gated blocks of the prior
         precision: float32, mixed_bfloat16 or mixed_float16
         seed: of weights, noise and the order of the images
         output: folder for the model, its numbers and its pictures
@@ -85,6 +93,18 @@ def vq_vae(
         model.start_codebook(images, seed=seed)
 
     history = runs.fit(model, train, validation, **settings)
+
+    if prior:
+        codes_train, codes_validation = (model.encode(x) for x, _ in (train, validation))
+        pixel_cnn = PixelCNN(
+            model.latent_shape, model.codes, prior_filters, prior_blocks, seed=seed
+        )
+        rate = runs.scheduled(1e-3, schedule, prior_epochs, len(images), batch_size)
+        pixel_cnn.compile(keras.optimizers.Adam(rate))
+        parts = (codes_train, None), (codes_validation, None)
+        runs.fit(pixel_cnn, *parts, **runs.settings_of_prior(settings))
+        model = model.with_prior(pixel_cnn)
+
     return runs.report(model, train, test, history, settings)
 
 

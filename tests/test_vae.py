@@ -403,7 +403,8 @@ def test_interpolations_begin_and_end_at_reconstructions():
 
 def test_measure_a_vae():
     model, x = linear(2.0, 0.1), images()
-    numbers = measure(model, x, num_samples=100, elbo_samples=64, train_variance=0.05)
+    x_train = np.arange(50, dtype="uint8").repeat(6).reshape(50, *SHAPE)
+    numbers = measure(model, x, num_samples=100, elbo_samples=64, x_train=x_train)
     assert set(numbers) == {
         *("elbo", "rate", "distortion", "nll_iw100", "active_units", "psnr", "relative_mse")
     }
@@ -417,7 +418,7 @@ def test_measure_a_vae():
     z = model.encode(x)
     assert value["active_units"] == np.sum(z.var(0) > 0.01)
     errors = ((model.decode(z) - x) ** 2).mean((1, 2, 3))
-    assert value["relative_mse"] == pytest.approx(errors.mean() / 0.05, rel=1e-4)
+    assert value["relative_mse"] == pytest.approx(errors.mean() / np.var(x_train / 255), rel=1e-4)
     assert value["psnr"] == pytest.approx((-10 * np.log10(errors)).mean(), rel=1e-4)
     error = numbers["nll_iw100"]["standard_error"]
     assert error == pytest.approx(exact(x).std() / len(x) ** 0.5, rel=0.1)

@@ -140,6 +140,13 @@ def fit(
     return history
 
 
+def settings_of_prior(settings, name="prior"):
+    """What `fit` takes for a prior over the latents of a run with these settings: `prior_epochs` of
+    them, in a folder of its own; it stops once it learns the training latents by heart."""
+    output = pathlib.Path(settings["output"], name)
+    return {**settings, "epochs": settings["prior_epochs"], "patience": 5, "output": output}
+
+
 class Checkpoint(keras.callbacks.Callback):
     """All that the next epoch depends on, in one file, written whole or not at all.
 
