@@ -107,13 +107,21 @@ FAMILIES = {
         x=np.random.default_rng(0).integers(0, 3, (8, 4, 3)).astype("int32"),
     ),
     "pixel_cnn_classes": Family(
-        lambda **kwargs: PixelCNN((4, 3), levels=3, filters=4, blocks=1, condition_levels=2, **kwargs),
+        lambda **kwargs: PixelCNN(
+            (4, 3), levels=3, filters=4, blocks=1, condition_levels=2, **kwargs
+        ),
         x=np.random.default_rng(0).integers(0, 3, (8, 4, 3)).astype("int32"),
         y=np.arange(8) % 2,
     ),
     "pixel_cnn_grid": Family(
         lambda **kwargs: PixelCNN(
-            (4, 2), levels=3, filters=4, blocks=1, condition_levels=3, condition_shape=(2, 1), **kwargs
+            (4, 2),
+            levels=3,
+            filters=4,
+            blocks=1,
+            condition_levels=3,
+            condition_shape=(2, 1),
+            **kwargs,
         ),
         x=np.random.default_rng(0).integers(0, 3, (8, 4, 2)).astype("int32"),
         y=np.random.default_rng(1).integers(0, 3, (8, 2, 1)).astype("int32"),

@@ -102,6 +102,25 @@ def test_samples_are_nearly_square(tmp_path):
     assert 1.0 <= page.shape[1] / page.shape[0] <= 1.25
 
 
+def test_code_maps_show_each_place_in_the_colour_of_its_code(tmp_path):
+    """Places as large as what they code for, and near vectors in near colours."""
+    originals, made = bytes_image(3, 12, 12, 1), bytes_image(3, 12, 12, 1)
+    codes = RNG.integers(0, 4, (3, 2, 3))
+    vectors = np.array([[0.0], [1.0], [0.2], [0.9]])
+    path = tmp_path / "c.png"
+    page = pixels(plots.code_maps(originals, {"codes": (codes, vectors)}, made, path))
+    rank = np.array([0, 3, 1, 2]) * 85  # along the only direction, up or down
+    found = []
+    for red in (rank, 255 - rank):
+        for image in codes:
+            colours = np.zeros((2, 3, 3), "uint8")
+            colours[..., 0] = red[image]
+            found += find(page, block(colours.repeat(6, 0).repeat(4, 1), 7))
+    assert len(found) == 3
+    (top, *_), (bottom, *_) = find(page, block(originals[0], 7)), find(page, block(made[0], 7))
+    assert top[0] < found[0][0] < bottom[0]
+
+
 def test_reconstructions_stand_below_their_originals(tmp_path):
     originals, made = bytes_image(13, 28, 28, 1), bytes_image(13, 28, 28, 1)
     page = pixels(plots.reconstructions(originals / 255.0, made, tmp_path / "r.png", caption="c"))

@@ -16,9 +16,11 @@ COLUMNS = {
     "bits/dim": (r"bits_per_dim(_iw\d+)?",),
     "relative MSE": ("relative_mse",),
     "active": ("active_units",),
-    "cnn_fid: prior, mixture, floor": (
+    "codes used, perplexity": (r"codes_used\w*", r"perplexity\w*"),
+    "bits per code: test, training": ("bits_per_code", "bits_per_code_train"),
+    "cnn_fid: prior, uniform codes or mixture, floor": (
         "cnn_fid",
-        "cnn_fid_gaussian_mixture",
+        "cnn_fid_(gaussian_mixture|uniform)",
         "cnn_fid_floor",
     ),
     "probe: codes, pixels, untrained": (

@@ -89,9 +89,8 @@ def code_maps(originals, grids, reconstructed, path, caption=None):
     height, width = originals.shape[1:3]
     rows = {"original": originals}
     for name, (codes, vectors) in grids.items():
-        down, across = (
-            np.arange(size) * places // size for size, places in zip((height, width), codes.shape[1:])
-        )
+        places = zip((height, width), codes.shape[1:])
+        down, across = (np.arange(size) * n // size for size, n in places)
         rows[name] = _rgb(_vector_colours(vectors)[codes][:, down][:, :, across])
     return _below_each_other(rows | {"reconstruction": _rgb(reconstructed)}, path, caption)
 
@@ -101,10 +100,10 @@ def _vector_colours(vectors):
     vectors = np.asarray(vectors, "float64")
     centred = vectors - vectors.mean(0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    components = np.zeros((len(vectors), 3))
-    components[:, : len(directions[:3])] = centred @ directions[:3].T
-    ranks = components.argsort(0).argsort(0)
-    return ranks / max(1, len(vectors) - 1)
+    ranks = (centred @ directions[:3].T).argsort(0).argsort(0)
+    colours = np.zeros((len(vectors), 3))
+    colours[:, : ranks.shape[1]] = ranks / max(1, len(vectors) - 1)
+    return colours
 
 
 def _below_each_other(rows, path, caption):

@@ -148,17 +148,15 @@ class PixelCNN(Trainable):
         Raises:
             ValueError: if a condition is missing, not wanted, or of the wrong shape.
         """
-        wanted = (
-            f"int (batch, *{self.condition_shape})" if self.condition_levels else "None, it has none"
-        )
         shape = None if y is None else tuple(y.shape)
         if (shape and shape[1:]) != (self.condition_shape if self.condition_levels else None):
-            raise ValueError(f"The condition `y` of this PixelCNN must be {wanted}. Received: {y}")
+            wanted = f"int (batch, *{self.condition_shape})" if self.condition_levels else "None"
+            raise ValueError(
+                f"The condition `y` of this PixelCNN must be {wanted}. Received: shape={shape}"
+            )
         if y is None:
             return None
-        features = ops.reshape(
-            ops.cast(y, "int32"), (-1, *(self.condition_shape or (1, 1)))
-        )
+        features = ops.reshape(ops.cast(y, "int32"), (-1, *(self.condition_shape or (1, 1))))
         for layer in self.condition_layers:
             features = layer(features)
         for axis, (size, coarse) in enumerate(zip(self.grid_shape, self.condition_shape), 1):
@@ -215,8 +213,8 @@ class PixelCNN(Trainable):
         """n grids of symbols, NumPy int32 (n, height, width), pixel after pixel.
 
         A new pixel costs its own way through the horizontal stack, and a new row its own through
-        the vertical one: each block remembers as many inputs as its kernel reaches back (Ramachandran
-        et al. 2017, arXiv:1704.06001).
+        the vertical one: each block remembers as many inputs as its kernel reaches back
+        (Ramachandran et al. 2017, arXiv:1704.06001).
 
         Args:
             n: int.

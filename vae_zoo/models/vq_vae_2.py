@@ -15,7 +15,7 @@ from vae_zoo.models.vq_vae import VQVAE
 
 @keras.saving.register_keras_serializable("vae_zoo")
 class VQVAE2(VQVAE):
-    """loss = -log p(x|top, bottom) + the codebook and commitment terms of both grids   (section 3.1)
+    """loss = -log p(x|top, bottom) + the codebook and commitment terms of both grids  (section 3.1)
 
     The encoder's features make the top codes, on a grid half as large; features and decoded top
     codes together make the bottom codes, which so hold only what the top ones do not; the decoder
