@@ -36,6 +36,7 @@ class VQVAE2(VQVAE):
         model.compile("adam")
         model.fit(images, epochs=2)
         top, bottom = model.encode(images)
+        made = model.decode((top, bottom))
     """
 
     grid_names = ("_top", "_bottom")
