@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import linalg, ndimage
 
-from vae_zoo import Autoencoder, DenseVAE, metrics, runs
+from vae_zoo import VQVAE, Autoencoder, DenseVAE, PixelCNN, metrics, runs
 from vae_zoo.evaluate import evaluate
 
 rng = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def test_usage_of_codes():
 
 @pytest.fixture(scope="module")
 def numbers():
-    """A VAE and an autoencoder, trained for a moment, on all that is measured of digits."""
+    """Models trained for a moment, on all that is measured of digits."""
     from vae_zoo import data
 
     x, y = data.load("digits")
@@ -83,10 +83,17 @@ def numbers():
     models = {
         "vae": DenseVAE(latent_dim=4, hidden=(64,), seed=0),
         "autoencoder": Autoencoder(latent_dim=4, hidden=(64,), seed=0),
+        "vq_vae": VQVAE((28, 28, 1), codes=8, filters=(4, 8), blocks=0, seed=0),
+        "pixel_cnn": PixelCNN(filters=4, blocks=1, seed=0),
     }
     for name, model in models.items():
         model.compile(keras.optimizers.Adam(3e-3))
-        model.fit(x, epochs=8, batch_size=64, verbose=0)
+        model.fit(x, epochs=2 if name == "pixel_cnn" else 8, batch_size=64, verbose=0)
+        if name == "vq_vae":
+            prior = PixelCNN(model.latent_shape, levels=8, filters=8, blocks=1, seed=0)
+            prior.compile(keras.optimizers.Adam(3e-3))
+            prior.fit(model.encode(x), epochs=8, batch_size=64, verbose=0)
+            model = model.with_prior(prior)
         results[name] = evaluate(
             model,
             "digits",
@@ -119,6 +126,21 @@ def test_evaluate_measures_an_autoencoder(numbers):
     assert "elbo" not in value and "cnn_fid" not in value and "kl_per_latent" not in value
     assert value["cnn_fid_gaussian_mixture"] > value["cnn_fid_floor"]
     assert value["relative_mse"] < 1
+
+
+def test_evaluate_measures_codes_and_their_prior(numbers):
+    value = {name: number["value"] for name, number in numbers["vq_vae"].items()}
+    assert value["rate"] / np.log(2) / 49 == pytest.approx(value["bits_per_code"], rel=1e-5)
+    assert value["bits_per_code"] < np.log2(value["perplexity"])  # it knows more than how often
+    assert 0 < value["bits_per_code_train"] < 3 and 0 < value["codes_used"] <= 1
+    assert value["cnn_fid"] < value["cnn_fid_uniform"]
+    assert "probe_accuracy" not in value and "active_units" not in value
+
+
+def test_evaluate_measures_an_exact_density(numbers):
+    value = {name: number["value"] for name, number in numbers["pixel_cnn"].items()}
+    assert set(value) == {"nll", "cnn_fid", "cnn_fid_floor"}
+    assert value["nll"] < 784 * np.log(2) / 2 and value["cnn_fid_floor"] < value["cnn_fid"]
 
 
 def collapse(beta, epochs, tmp_path):
