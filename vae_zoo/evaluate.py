@@ -168,7 +168,7 @@ def _bounds(model, x, y, num_samples, num_images, elbo_samples, progress):
     eight_bits = type(model.likelihood).__name__ == "DiscretizedLogistic"
     if eight_bits:
         numbers["bits_per_dim"] = _mean(bits(-elbo), "bits/dim", "-ELBO over pixels and channels")
-    if num_samples:
+    if num_samples and model.latent_dtype != "int32":  # codes are certain: k makes no difference
         first = [array[:num_images] for array in arrays]
         nll = -model.log_likelihood(*first, num_samples=num_samples, progress=progress)
         protocol = f"{num_samples:,} importance samples, {len(nll):,} images"
