@@ -49,7 +49,7 @@ def results_table(readme=str(ROOT / "README.md")):
         ]
         anchors = {k: n for k, n in card["metrics"].items() if "anchor" in n}
         paper = ", ".join(f"{k} {n['anchor']:g}" for k, n in anchors.items())
-        gap = ", ".join(f"{abs(n['value']) - n['anchor']:+.2f}" for n in anchors.values())
+        gap = ", ".join(f"{_shown(k, n['value']) - n['anchor']:+.3g}" for k, n in anchors.items())
         cells = ["" if set(cell) <= set("-, ") else cell for cell in cells]
         entry = f"[`{name}`](saved_models/{name}/card.json)"
         weights = f"{card['parameters']:,}"
@@ -69,6 +69,11 @@ def results_table(readme=str(ROOT / "README.md")):
     return cards
 
 
+def _shown(metric, value):
+    """Lower is better: a bound on log p(x) is printed as one on -log p(x)."""
+    return -value if metric == "elbo" else value
+
+
 def _cell(card, pattern):
     """The number whose name is `pattern`, the last of them where several are (the tightest)."""
     found = [number for name, number in card["metrics"].items() if re.fullmatch(pattern, name)]
@@ -76,7 +81,7 @@ def _cell(card, pattern):
         return ""
     number = found[-1]
     value, error = number["value"], number.get("standard_error")
-    value = abs(value) if pattern == "elbo" else value
+    value = _shown(pattern, value)
     text = f"{value:.3g}" if abs(value) < 10 else f"{value:.2f}"
     if isinstance(value, int):
         text = str(value)
