@@ -128,8 +128,9 @@ def measure(
     errors = np.float64(model.run("squared_error", _squared_error(model), x))
     numbers["psnr"] = _mean(metrics.psnr(errors), "dB", "of the reconstruction at the mean")
     if x_train is not None:
-        protocol = "mean squared error / variance of the pixels of 10,000 training images"
-        variance = np.var(x_train[_spread(len(x_train))] / 255.0)
+        some = x_train[_spread(len(x_train))]
+        protocol = f"mean squared error / variance of the pixels of {len(some):,} training images"
+        variance = np.var(some / 255.0)
         numbers["relative_mse"] = _mean(errors / variance, "", protocol)
     return numbers
 
