@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import pathlib
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -257,7 +257,9 @@ def _peak_memory(backend):
 
         if tf.config.list_physical_devices("GPU"):
             return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: its maximum outlives exec, and so would be that of the process that started us.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def _machine():
