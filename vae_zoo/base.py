@@ -26,11 +26,14 @@ def restore(value):
 
 
 def noise_source(seed):
-    """A `SeedGenerator` whose stream is its own; `seed` is an int, or None to draw one.
+    """A `SeedGenerator` whose stream is its own; `seed` is an int, None to draw one, or such a
+    generator, which is returned as it is.
 
     On PyTorch Keras seeds a draw by the sum of seed and counter, so that near seeds would give
     shifted copies of one stream: they are spread.
     """
+    if isinstance(seed, keras.random.SeedGenerator):
+        return seed
     return keras.random.SeedGenerator(int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2))
 
 

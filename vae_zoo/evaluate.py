@@ -116,11 +116,11 @@ def measure(
     if isinstance(model, BaseVAE):
         numbers.update(_bounds(model, x, y, num_samples, num_images, elbo_samples, progress))
     latents = model.encode(x)
+    some = None if x_train is None else np.asarray(x_train[_spread(len(x_train))])
     if model.latent_dtype == "int32":
         numbers.update(_usage(model, latents))
         numbers.update(_bits_per_code(model, x, "", "test"))
         if x_train is not None:
-            some = np.asarray(x_train[_spread(len(x_train))])
             numbers.update(_bits_per_code(model, some, "_train", "training"))
     else:
         protocol = f"of {latents[0].size}: variance of the mean over x > 0.01"
@@ -128,7 +128,6 @@ def measure(
     errors = np.float64(model.run("squared_error", _squared_error(model), x))
     numbers["psnr"] = _mean(metrics.psnr(errors), "dB", "of the reconstruction at the mean")
     if x_train is not None:
-        some = x_train[_spread(len(x_train))]
         protocol = f"mean squared error / variance of the pixels of {len(some):,} training images"
         variance = np.var(some / 255.0)
         numbers["relative_mse"] = _mean(errors / variance, "", protocol)

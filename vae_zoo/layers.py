@@ -39,6 +39,12 @@ def check_elements(what, shape):
         raise ValueError(f"{what} of shape {tuple(shape)} has more than {MOST} elements")
 
 
+def built(layer, shape):
+    """The layer, with its weights, for examples of this shape."""
+    layer.build((None, *shape))
+    return layer
+
+
 @keras.saving.register_keras_serializable("vae_zoo")
 class ResidualBlock(layers.Layer):
     """x + conv(f(conv(f(x)))), 3×3, the pre-activation form of He et al. 2016, arXiv:1603.05027.
@@ -83,6 +89,69 @@ class PixelShuffle(layers.Layer):
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
         return batch, 2 * height, 2 * width, channels // 4
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class GatedBlock(layers.Layer):
+    """One layer of both stacks of a gated PixelCNN (van den Oord et al. 2016, arXiv:1606.05328,
+    figure 2), of a whole image or of its next pixel.
+
+    Each stack takes what comes next and the last inputs before it, `reach` of them, and returns
+    such inputs for the next call: an image is one call, with nothing before it.
+
+    Args:
+        filters: int, channels of both stacks.
+        kernel_size: odd int.
+        conditional: bool, the gates see a condition.
+        residual: bool, add the input to the output in both stacks.
+    """
+
+    def __init__(self, filters, kernel_size, conditional=False, residual=True, **kwargs):
+        super().__init__(**kwargs)
+        self.filters, self.kernel_size = filters, kernel_size
+        self.conditional, self.residual = conditional, residual
+        self.reach = kernel_size // 2
+
+    def build(self, input_shape):
+        _, height, width, self.channels = input_shape
+        policy, size, double = self.dtype_policy, self.kernel_size, 2 * self.filters
+        shape = (None, height + self.reach, width + 2 * self.reach, self.channels)
+        self.above = layers.Conv2D(double, (self.reach + 1, size), dtype=policy)
+        self.left = layers.Conv2D(double, (1, self.reach + 1), dtype=policy)
+        self.above.build(shape)
+        self.left.build(shape)
+        self.link = built(layers.Dense(double, dtype=policy), (double,))
+        self.out = built(layers.Dense(self.filters, dtype=policy), (self.filters,))
+        if self.conditional:  # the matrix V of eq. 4, which reaches both gates
+            dense = layers.Dense(double, use_bias=False, dtype=policy)
+            self.condition = built(dense, (self.filters,))
+        self.built = True
+
+    def vertical(self, x, before, condition=None):
+        """Rows x and `reach` rows before them -> rows, link to the horizontal stack, last rows."""
+        window = ops.concatenate([before, x], axis=1)
+        sides = (self.reach, self.reach)
+        seen = self.above(ops.pad(window, ((0, 0), (0, 0), sides, (0, 0))))
+        if self.conditional:
+            seen = seen + self.condition(condition)
+        new = _gated(seen)
+        return x + new if self.residual else new, self.link(seen), window[:, -self.reach :]
+
+    def horizontal(self, x, before, link):
+        """Columns x and `reach` columns before them -> columns, last columns."""
+        window = ops.concatenate([before, x], axis=2)
+        new = self.out(_gated(self.left(window) + link))
+        return x + new if self.residual else new, window[:, :, -self.reach :]
+
+    def get_config(self):
+        own = ("filters", "kernel_size", "conditional", "residual")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+def _gated(x):
+    """tanh(a) * sigmoid(b) of the two halves of the channels (eq. 2)."""
+    a, b = ops.split(x, 2, axis=-1)
+    return ops.tanh(a) * ops.sigmoid(b)
 
 
 @keras.saving.register_keras_serializable("vae_zoo")

@@ -94,8 +94,7 @@ class TopDown(layers.Layer):
 
     def sample(self, n, condition=None, seed=None):
         """A pair of n grids of codes, int32; `seed` is an int or a `SeedGenerator`."""
-        if not isinstance(seed, keras.random.SeedGenerator):
-            seed = noise_source(seed)
+        seed = noise_source(seed)
         top = self.top.sample(n, seed=seed)
         return top, self.bottom.sample(n, condition=top, seed=seed)
 

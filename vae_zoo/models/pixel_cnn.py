@@ -13,7 +13,7 @@ import numpy as np
 from keras import layers, ops
 
 from vae_zoo.base import Trainable, noise_source
-from vae_zoo.layers import ResidualBlock, check_sizes
+from vae_zoo.layers import GatedBlock, ResidualBlock, built, check_sizes
 
 FIRST_KERNEL = 7  # of the first block (section 5 of arXiv:1601.06759)
 
@@ -86,23 +86,23 @@ class PixelCNN(Trainable):
 
         conditional = condition_levels > 0
         # No wider than a one-hot vector: the first block is the widest of all.
-        self.embedding = _built(layers.Embedding(levels, min(levels, filters), dtype=dtype), ())
+        self.embedding = built(layers.Embedding(levels, min(levels, filters), dtype=dtype), ())
         self.stacks = [GatedBlock(filters, FIRST_KERNEL, conditional, False, dtype=dtype)]
         self.stacks += [
             GatedBlock(filters, kernel_size, conditional, dtype=dtype) for _ in range(blocks)
         ]
         for i, block in enumerate(self.stacks):
-            _built(block, (*grid_shape, filters if i else self.embedding.output_dim))
+            built(block, (*grid_shape, filters if i else self.embedding.output_dim))
         self.condition_layers = []
         if condition_levels:
             self.condition_layers = [layers.Embedding(condition_levels, filters, dtype=dtype)]
             if condition_shape:
                 self.condition_layers += [ResidualBlock(dtype=dtype) for _ in range(2)]
             for layer in self.condition_layers:
-                _built(layer, (*(condition_shape or (1, 1)), filters))
+                built(layer, (*(condition_shape or (1, 1)), filters))
         self.head = [
-            _built(layers.Dense(filters, activation="relu", dtype=dtype), (filters,)),
-            _built(layers.Dense(levels, dtype="float32", name="logits"), (filters,)),
+            built(layers.Dense(filters, activation="relu", dtype=dtype), (filters,)),
+            built(layers.Dense(levels, dtype="float32", name="logits"), (filters,)),
         ]
 
     # === The network ===
@@ -222,8 +222,7 @@ class PixelCNN(Trainable):
             seed: int, a `SeedGenerator` or None.
             batch_size: int, grids at a time.
         """
-        if not isinstance(seed, keras.random.SeedGenerator):
-            seed = noise_source(seed)
+        seed = noise_source(seed)
         generate = self._compiled("generate", self._generate, loops=True)
         parts = []
         for start in range(0, n, batch_size):
@@ -267,74 +266,6 @@ class PixelCNN(Trainable):
         own = ("grid_shape", "levels", "filters", "blocks", "kernel_size")
         own += ("condition_levels", "condition_shape")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
-
-
-@keras.saving.register_keras_serializable("vae_zoo")
-class GatedBlock(layers.Layer):
-    """One layer of both stacks (figure 2 of the paper), of a whole image or of its next pixel.
-
-    Each stack takes what comes next and the last inputs before it, `reach` of them, and returns
-    such inputs for the next call: an image is one call, with nothing before it.
-
-    Args:
-        filters: int, channels of both stacks.
-        kernel_size: odd int.
-        conditional: bool, the gates see a condition.
-        residual: bool, add the input to the output in both stacks.
-    """
-
-    def __init__(self, filters, kernel_size, conditional=False, residual=True, **kwargs):
-        super().__init__(**kwargs)
-        self.filters, self.kernel_size = filters, kernel_size
-        self.conditional, self.residual = conditional, residual
-        self.reach = kernel_size // 2
-
-    def build(self, input_shape):
-        _, height, width, self.channels = input_shape
-        policy, size, double = self.dtype_policy, self.kernel_size, 2 * self.filters
-        shape = (None, height + self.reach, width + 2 * self.reach, self.channels)
-        self.above = layers.Conv2D(double, (self.reach + 1, size), dtype=policy)
-        self.left = layers.Conv2D(double, (1, self.reach + 1), dtype=policy)
-        self.above.build(shape)
-        self.left.build(shape)
-        self.link = _built(layers.Dense(double, dtype=policy), (double,))
-        self.out = _built(layers.Dense(self.filters, dtype=policy), (self.filters,))
-        if self.conditional:  # the matrix V of eq. 4, which reaches both gates
-            dense = layers.Dense(double, use_bias=False, dtype=policy)
-            self.condition = _built(dense, (self.filters,))
-        self.built = True
-
-    def vertical(self, x, before, condition=None):
-        """Rows x and `reach` rows before them -> rows, link to the horizontal stack, last rows."""
-        window = ops.concatenate([before, x], axis=1)
-        sides = (self.reach, self.reach)
-        seen = self.above(ops.pad(window, ((0, 0), (0, 0), sides, (0, 0))))
-        if self.conditional:
-            seen = seen + self.condition(condition)
-        new = _gated(seen)
-        return x + new if self.residual else new, self.link(seen), window[:, -self.reach :]
-
-    def horizontal(self, x, before, link):
-        """Columns x and `reach` columns before them -> columns, last columns."""
-        window = ops.concatenate([before, x], axis=2)
-        new = self.out(_gated(self.left(window) + link))
-        return x + new if self.residual else new, window[:, :, -self.reach :]
-
-    def get_config(self):
-        own = ("filters", "kernel_size", "conditional", "residual")
-        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
-
-
-def _built(layer, shape):
-    """The layer, with its weights, for examples of this shape."""
-    layer.build((None, *shape))
-    return layer
-
-
-def _gated(x):
-    """tanh(a) * sigmoid(b) of the two halves of the channels (eq. 2)."""
-    a, b = ops.split(x, 2, axis=-1)
-    return ops.tanh(a) * ops.sigmoid(b)
 
 
 def _inverted(logits, uniform):

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from vae_zoo import distributions, likelihoods, priors
-from vae_zoo.base import BaseVAE, restore
+from vae_zoo.base import BaseVAE, restore, serialized
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -160,11 +160,10 @@ class VAE(BaseVAE):
         return ops.sum(values, axis=tuple(range(-len(self.latent_shape), 0)))
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
         config = {
-            "likelihood": serialize(self.likelihood),
-            "beta": serialize(self.beta) if callable(self.beta) else self.beta,
-            "prior": serialize(self.prior),
+            "likelihood": serialized(self.likelihood),
+            "beta": serialized(self.beta) if callable(self.beta) else self.beta,
+            "prior": serialized(self.prior),
             "free_bits": self.free_bits,
             "num_samples": self.num_samples,
         }
