@@ -10,7 +10,17 @@ import keras
 import numpy as np
 from keras import layers
 
-from vae_zoo import VAE, VQVAE, VQVAE2, Autoencoder, ConvVAE, DenseVAE, PixelCNN, schedules
+from vae_zoo import (
+    VAE,
+    VQVAE,
+    VQVAE2,
+    Autoencoder,
+    ConvVAE,
+    DenseVAE,
+    HierarchicalVAE,
+    PixelCNN,
+    schedules,
+)
 from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
 from vae_zoo.priors import GaussianMixture
 
@@ -66,6 +76,13 @@ def custom(**kwargs):
     return VAE(encoder, decoder, "bernoulli", **kwargs)
 
 
+def ladder(image_shape=SHAPE, **settings):
+    settings = {"latents": (3, 2), "widths": (5, 4), **settings}
+    return lambda **kwargs: HierarchicalVAE(
+        image_shape, **{key: v() if callable(v) else v for key, v in settings.items()}, **kwargs
+    )
+
+
 def vq(cls=VQVAE, **settings):
     settings = {"codes": 5, "code_dim": 3, "filters": (3, 4), "blocks": 0, **settings}
     return lambda **kwargs: cls(SHAPE, **settings, **kwargs)
@@ -97,6 +114,12 @@ FAMILIES = {
     "dense_mixture_prior": Family(dense(prior=mixture)),
     "conv_flat": Family(conv(activation="gated")),
     "conv_grid": Family(conv(latent_grid=True, blocks=1)),
+    "ladder_dense": Family(ladder(balance=True, beta=lambda: schedules.Sigmoid(2, 1.0, beta=0.9))),
+    "ladder_conv": Family(ladder(network="conv", groups=(2, 1), free_bits=0.3)),
+    "ladder_colour": Family(
+        ladder(COLOUR, network="conv", blocks=0, likelihood="gaussian", latents=(2,), widths=(4,)),
+        x=images(8, COLOUR),
+    ),
     "vq_vae": Family(vq(), noisy=False),
     "vq_vae_averaged": Family(vq(averaged=True, cosine=True, likelihood="bernoulli")),
     "vq_vae_scalars": Family(vq(levels=(16, 15), activation="tanh"), noisy=False),

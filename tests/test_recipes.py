@@ -22,6 +22,7 @@ TINY = {
     "autoencoder": ["--hidden", "16"],
     "dense_vae": ["--hidden", "16", "--latent-dim", "2"],
     "conv_vae": ["--filters", "4,4", "--units", "16"],
+    "hierarchical_vae": ["--latents", "3,2", "--widths", "16,8"],
     "vq_vae": ["--filters", "4,4", *VQ],
     "vq_vae_2": ["--filters", "4", *VQ],
     "pixel_cnn": ["--filters", "4", "--blocks", "1", "--conditional"],
@@ -33,7 +34,9 @@ PICTURES = {
     "vq_vae": {"interpolations", "code_maps", "reconstructions", "samples", "samples_uniform"},
     "pixel_cnn": {"samples"},
 }
+PICTURES["hierarchical_vae"] = PICTURES["conv_vae"] | {"groups", "fixed_top", "rates"}
 PICTURES["vq_vae_2"] = PICTURES["vq_vae"]
+BOUNDS = ("dense_vae", "conv_vae", "hierarchical_vae")
 
 
 def run(recipe, *arguments, **environment):
@@ -53,7 +56,7 @@ def test_every_recipe_is_tried():
 @pytest.mark.parametrize("recipe", TINY)
 def test_recipe_trains_measures_and_draws(recipe, tmp_path):
     output = tmp_path / "run"
-    samples = ["--importance-samples", 3] if recipe in ("dense_vae", "conv_vae") else []
+    samples = ["--importance-samples", 3] if recipe in BOUNDS else []
     done = run(recipe, "--epochs", 2, "--output", output, *samples, *TINY[recipe])
     assert done.returncode == 0, done.stderr
     assert "1,297 train, 200 validation, 300 test" in done.stdout

@@ -34,9 +34,13 @@ def variables(vae):
     return [np.array(ops.convert_to_numpy(v)) for v in groups]
 
 
-def interrupted(splits, output, monkeypatch, at_step):
+def averaging():
+    return keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9)
+
+
+def interrupted(splits, output, monkeypatch, at_step, optimizer=None):
     """A run killed in the middle of an epoch."""
-    vae, steps = model(), []
+    vae, steps = model(optimizer=optimizer), []
 
     def killed(*arguments):
         steps.append(1)
@@ -51,13 +55,14 @@ def interrupted(splits, output, monkeypatch, at_step):
             fit(vae, splits, output)
 
 
-@pytest.mark.parametrize("at_step", [3, 25])
-def test_resumed_equals_uninterrupted(splits, tmp_path, monkeypatch, at_step):
-    whole = model()
+@pytest.mark.parametrize("at_step, optimizer", [(3, None), (25, None), (25, averaging)])
+def test_resumed_equals_uninterrupted(splits, tmp_path, monkeypatch, at_step, optimizer):
+    new = optimizer or (lambda: None)
+    whole = model(optimizer=new())
     history = fit(whole, splits, tmp_path / "whole")
-    interrupted(splits, tmp_path / "killed", monkeypatch, at_step)
+    interrupted(splits, tmp_path / "killed", monkeypatch, at_step, new())
     for _ in "interrupted", "finished":  # to resume what is finished changes nothing
-        resumed = model()
+        resumed = model(optimizer=new())
         resumed_history = fit(resumed, splits, tmp_path / "killed", resume=True)
         assert resumed_history == history and len(history["loss"]) == 5
         for a, b in zip(variables(whole), variables(resumed)):
@@ -84,6 +89,16 @@ def test_early_stopping_goes_on_counting(splits, tmp_path, monkeypatch):
     vae = model(1.0, keras.optimizers.SGD(0.0))
     history = fit(vae, splits, tmp_path, epochs=50, patience=4, resume=True)
     assert len(history["loss"]) == 5
+
+
+def test_averaged_weights_are_validated_and_kept(splits, tmp_path):
+    vae, plain = model(optimizer=averaging()), model(optimizer=keras.optimizers.Adam(1e-2))
+    history = fit(vae, splits, tmp_path / "averaged", epochs=1)
+    fit(plain, splits, tmp_path / "plain", epochs=1)
+    held_out = data.Batches(*splits[1], batch_size=40, shuffle=False)
+    kept, last = (m.evaluate(held_out, verbose=0, return_dict=True)["elbo"] for m in (vae, plain))
+    assert history["val_elbo"] == [pytest.approx(kept, rel=1e-6)]
+    assert not np.isclose(kept, last, rtol=1e-3)  # the averages lag behind the weights
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(splits, tmp_path, monkeypatch):

@@ -440,7 +440,8 @@ def test_measure_counts_active_units_bits_and_uint8():
 
 
 def test_a_unit_is_active_above_a_variance_of_a_hundredth():
-    assert active_units(np.array([[0.0, 0.0, 5.0], [0.19, 0.21, 5.0]])) == 1  # 0.009, 0.011, 0
+    z = np.array([[0.0, 0.0, 5.0], [0.19, 0.21, 5.0]])  # variances 0.009, 0.011, 0
+    assert active_units(z) == (1, 3) and active_units((z, z[:, 1:])) == (2, 5)
 
 
 def test_measure_an_autoencoder():

@@ -7,8 +7,8 @@ from families import images
 from keras import ops
 
 from vae_zoo import VQVAE, VQVAE2, PixelCNN
-from vae_zoo.layers import Codebook, FiniteScalars
 from vae_zoo.priors import TopDown
+from vae_zoo.quantizers import Codebook, FiniteScalars
 
 SHAPE = (8, 8, 1)
 X = images(24, SHAPE)

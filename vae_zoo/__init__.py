@@ -18,6 +18,7 @@ from vae_zoo import likelihoods, priors, schedules  # noqa: E402
 from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402
 from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
+from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
 from vae_zoo.models.vae import VAE  # noqa: E402
 from vae_zoo.models.vq_vae import VQVAE  # noqa: E402
@@ -28,6 +29,7 @@ __all__ = [
     "Autoencoder",
     "ConvVAE",
     "DenseVAE",
+    "HierarchicalVAE",
     "PixelCNN",
     "VAE",
     "VQVAE",

@@ -683,7 +683,11 @@ class BaseVAE(LatentModel):
 
         return log_sum
 
-    def sample(self, n, seed=None, pixels=False, batch_size=256):
+    def sample_latents(self, n, seed=0):
+        """n latents from the prior, as `encode` returns them: NumPy (n, *latent_shape)."""
+        return _each(ops.convert_to_numpy, self.prior.sample(n, seed=noise_source(seed)))
+
+    def sample(self, n, seed=None, pixels=False, batch_size=256, **of_latents):
         """New images: z ~ p(z), then the mean of p(x|z).
 
         Args:
@@ -691,12 +695,13 @@ class BaseVAE(LatentModel):
             seed: int; None draws one.
             pixels: True draws x ~ p(x|z) instead of taking its mean.
             batch_size: int, images at a time.
+            **of_latents: what the family's `sample_latents` takes.
 
         Returns:
             NumPy float32 (n, *image_shape) in data space.
         """
         seed = int(np.random.randint(2**31 - 1) if seed is None else seed % (2**31 - 1))
-        z = _each(ops.convert_to_numpy, self.prior.sample(n, seed=noise_source(seed)))
+        z = self.sample_latents(n, seed, **of_latents)
         if not pixels:
             return self.decode(z, batch_size)
 

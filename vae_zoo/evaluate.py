@@ -40,11 +40,11 @@ def evaluate(
         seed: int, of samples, mixtures and the random encoder.
 
     Returns:
-        dict, name -> number: those of `measure`; ssim; kl_per_latent; with a classifier cnn_fid of
-        samples from the prior, cnn_fid_gaussian_mixture of samples from a mixture fitted to the
-        codes of training images, cnn_fid_uniform of uniform codes where a prior over codes was
-        learned, cnn_fid_floor of training images; with labels probe_accuracy of the codes, and of
-        pixels and of the same encoder untrained as controls.
+        dict, name -> number: those of `measure`; ssim; kl_per_latent, of a hierarchy kl_per_group;
+        with a classifier cnn_fid of samples from the prior, cnn_fid_gaussian_mixture of samples
+        from a mixture fitted to the codes of training images, cnn_fid_uniform of uniform codes
+        where a prior over codes was learned, cnn_fid_floor of training images; with labels
+        probe_accuracy of the codes, and of pixels and of the same encoder untrained as controls.
     """
     latent = isinstance(model, LatentModel)
     exact_labels = not latent and model.condition_levels
@@ -69,8 +69,15 @@ def evaluate(
         similarity = metrics.ssim(reconstructions, np.asarray(x[:]) / 255.0)
         numbers["ssim"] = _mean(similarity, "", "of the reconstruction at the posterior mean")
     if hasattr(model, "kl_per_latent"):
-        kl = model.kl_per_latent(x[:10_000]).ravel()
-        numbers["kl_per_latent"] = _number(kl.tolist(), "nats", "mean over images of each latent")
+        kl = model.kl_per_latent(x[:10_000])
+        name, what = "kl_per_latent", "latent"
+        if isinstance(kl, tuple):
+            name, what, kl = (
+                "kl_per_group",
+                "group, from the top",
+                np.float64([k.sum() for k in kl]),
+            )
+        numbers[name] = _number(kl.ravel().tolist(), "nats", f"mean over images of each {what}")
     if classifier is not None:
         test = x if not latent else x_grey  # an exact density draws bits, a VAE shows means
         train = data.binarize(some) if not latent else some
@@ -123,8 +130,9 @@ def measure(
         if x_train is not None:
             numbers.update(_bits_per_code(model, some, "_train", "training"))
     else:
-        protocol = f"of {latents[0].size}: variance of the mean over x > 0.01"
-        numbers["active_units"] = _number(metrics.active_units(latents), "units", protocol)
+        active, size = metrics.active_units(latents)
+        protocol = f"of {size}: variance of the mean over x > 0.01"
+        numbers["active_units"] = _number(active, "units", protocol)
     errors = np.float64(model.run("squared_error", _squared_error(model), x))
     numbers["psnr"] = _mean(metrics.psnr(errors), "dB", "of the reconstruction at the mean")
     if x_train is not None:
@@ -241,7 +249,9 @@ def _sample_quality(model, classifier, x_train, x_test, seed):
     if getattr(model, "has_learned_prior", False):
         value = to_test(model.with_prior(None).sample(n, seed=seed))
         numbers["cnn_fid_uniform"] = _number(value, "", protocol + "uniform codes")
+    # A hierarchy has a learned prior; what lies below the top depends on what was drawn there.
     continuous = getattr(model, "latent_dtype", None) == "float32"
+    continuous = continuous and not isinstance(model.latent_shape[0], tuple)
     codes = _codes(model, x_train, seed) if continuous else ()
     # A full covariance of many latents would be fitted to noise and take gigabytes.
     if len(codes) and codes[0].size <= 256 and len(codes) > 10 * codes[0].size:
@@ -263,9 +273,12 @@ def _probes(model, parts, seed):
     keras.utils.set_random_seed(seed)
     untrained = type(model).from_config(model.get_config())
     extractors = {
-        "": ("codes", model.encode),
+        "": ("codes", lambda x: _flat(model.encode(x))),
         "_pixels": ("pixels", lambda x: x / np.float32(255)),
-        "_untrained": ("codes of the same encoder, untrained", untrained.encode),
+        "_untrained": (
+            "codes of the same encoder, untrained",
+            lambda x: _flat(untrained.encode(x)),
+        ),
     }
     numbers = {}
     for suffix, (what, extract) in extractors.items():
@@ -276,6 +289,12 @@ def _probes(model, parts, seed):
             "standard_error": math.sqrt(accuracy * (1 - accuracy) / n),
         }
     return numbers
+
+
+def _flat(latents):
+    """Latents, of all groups where there are several, as one vector an image."""
+    parts = keras.tree.flatten(latents)
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
 
 
 def _number(value, unit, protocol):

@@ -4,7 +4,6 @@ import math
 from functools import partial
 
 import keras
-import numpy as np
 from keras import layers, ops
 
 # A size above these is a mistake or an attack, never a wish.
@@ -72,6 +71,68 @@ class ResidualBlock(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
+class ResidualCell(layers.Layer):
+    """Activations before each of two dense layers, or of 1×1, 3×3, 3×3 and 1×1 convolutions.
+
+    Of vectors (batch, …) or of grids (batch, rows, columns, …): the bottleneck of Child 2021
+    (VDVAE), arXiv:2011.10650, figure 3, without normalisation.
+
+    Args:
+        units: int, size of the output.
+        hidden: int, size between.
+        scale: float, that the weights of the last layer start multiplied by; 0 starts at zero.
+        activation: a Keras activation.
+        residual: bool, add the input to the output.
+        output_dtype: precision policy of the last layer, None for that of all.
+    """
+
+    def __init__(
+        self,
+        units,
+        hidden,
+        scale=1.0,
+        activation="silu",
+        residual=True,
+        output_dtype=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_sizes(units=units, hidden=hidden)
+        self.units, self.hidden, self.scale = units, hidden, scale
+        self.activation = keras.activations.get(activation)
+        self.residual, self.output_dtype = residual, output_dtype
+
+    def build(self, input_shape):
+        policy, grid = self.dtype_policy, len(input_shape) == 4
+        last = "zeros"
+        if self.scale:
+            last = keras.initializers.VarianceScaling(self.scale**2, "fan_avg", "uniform")
+        self.steps = [layers.Dense(self.hidden, dtype=policy)]
+        if grid:
+            conv = partial(layers.Conv2D, self.hidden, 3, padding="same", dtype=policy)
+            self.steps += [conv(), conv()]
+        last = layers.Dense(self.units, kernel_initializer=last, dtype=self.output_dtype or policy)
+        self.steps.append(last)
+        shape = tuple(input_shape[1:])
+        for step in self.steps:
+            built(step, shape)
+            shape = (*shape[:-1], self.hidden)
+        self.built = True
+
+    def call(self, x):
+        y = x
+        for step in self.steps:
+            y = step(self.activation(y))
+        return x + y if self.residual else y
+
+    def get_config(self):
+        own = ("units", "hidden", "scale", "residual", "output_dtype")
+        activation = keras.activations.serialize(self.activation)
+        config = {**super().get_config(), "activation": activation}
+        return {**config, **{name: getattr(self, name) for name in own}}
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
 class PixelShuffle(layers.Layer):
     """(batch, h, w, 4c) -> (batch, 2h, 2w, c): four channels of a place become a 2×2 patch.
 
@@ -89,6 +150,35 @@ class PixelShuffle(layers.Layer):
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
         return batch, 2 * height, 2 * width, channels // 4
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class Enlarge(layers.Layer):
+    """From a vector to another, or from a grid to one of twice the places, cropped to `shape`.
+
+    Args:
+        shape: (width,) or (rows, columns, width) of the output.
+    """
+
+    def __init__(self, shape, **kwargs):
+        super().__init__(**kwargs)
+        self.shape_after = tuple(shape)
+
+    def build(self, input_shape):
+        *grid, width = self.shape_after
+        dense = layers.Dense(4 * width if grid else width, dtype=self.dtype_policy)
+        self.dense = built(dense, tuple(input_shape[1:]))
+        self.shuffle = PixelShuffle(dtype=self.dtype_policy)
+        self.built = True
+
+    def call(self, x):
+        *grid, _ = self.shape_after
+        if not grid:
+            return self.dense(x)
+        return self.shuffle(self.dense(x))[:, : grid[0], : grid[1]]
+
+    def get_config(self):
+        return {**super().get_config(), "shape": self.shape_after}
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -152,188 +242,3 @@ def _gated(x):
     """tanh(a) * sigmoid(b) of the two halves of the channels (eq. 2)."""
     a, b = ops.split(x, 2, axis=-1)
     return ops.tanh(a) * ops.sigmoid(b)
-
-
-@keras.saving.register_keras_serializable("vae_zoo")
-class Codebook(layers.Layer):
-    """K vectors e_1 … e_K, and which of them is nearest: k = argmin_j ||z - e_j||.
-
-    van den Oord, Vinyals and Kavukcuoglu 2017 (VQ-VAE), arXiv:1711.00937, eq. 1-2. Learned by the
-    gradient of the codebook term, or as moving averages of what is assigned to each vector
-    (appendix A.1). A vector that is hardly ever chosen is put where an encoder output lies
-    (Dhariwal et al. 2020, arXiv:2005.00341, section 3.1). Computes in float32 always.
-
-    Args:
-        size: int, K (512 in the paper).
-        dim: int, size of a vector (64 there).
-        averaged: bool, moving averages in place of gradients.
-        decay: float, of the moving averages, per step (0.99 in the paper).
-        cosine: bool, compare directions only (Yu et al. 2022, arXiv:2110.04627, section 3.2).
-        restart: float, a vector chosen for less than this share of its fair share 1/K of all
-            places (a moving average) is moved; 0 never moves one.
-    """
-
-    def __init__(self, size, dim, averaged=False, decay=0.99, cosine=False, restart=0.03, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        check_sizes(size=size, dim=dim)
-        check_elements("A weight", (size, dim))
-        if not 0 < decay < 1:
-            raise ValueError(f"`decay` must be in (0, 1). Received: decay={decay}")
-        if not 0 <= restart < 1:
-            raise ValueError(f"`restart` must be in [0, 1). Received: restart={restart}")
-        self.size, self.dim, self.averaged = size, dim, averaged
-        self.decay, self.cosine, self.restart = decay, cosine, restart
-        self.vectors = self.add_weight(
-            shape=(size, dim),
-            initializer=keras.initializers.RandomNormal(stddev=dim**-0.5),
-            trainable=not averaged,
-            name="vectors",
-        )
-        # Start at one: from zero the first unused vectors would be thrown far away.
-        self.counts = self.add_weight(
-            shape=(size,), initializer="ones", trainable=False, name="counts"
-        )
-        if averaged:
-            self.sums = self.add_weight(
-                shape=(size, dim), initializer="zeros", trainable=False, name="sums"
-            )
-            self.sums.assign(ops.convert_to_numpy(self.vectors))  # an array of its own
-        self.built = True
-
-    def comparable(self, z):
-        """float32 encoder outputs as they are compared: of length 1 where directions are."""
-        z = ops.cast(z, "float32")
-        return ops.normalize(z, axis=-1) if self.cosine else z
-
-    def nearest(self, z):
-        """int32 (...) of comparable z (..., dim)."""
-        flat = ops.reshape(z, (-1, self.dim))
-        vectors = self.comparable(self.vectors)
-        # ||z - e||^2 without ||z||^2, which is the same for all.
-        distances = ops.sum(ops.square(vectors), axis=1) - 2 * flat @ ops.transpose(vectors)
-        return ops.reshape(ops.cast(ops.argmin(distances, axis=1), "int32"), ops.shape(z)[:-1])
-
-    def lookup(self, codes):
-        """float32 (..., dim) of codes (...)."""
-        return ops.take(self.comparable(self.vectors), codes, axis=0)
-
-    def quantized(self, z):
-        """Comparable z, its codes and their vectors, of encoder outputs (..., dim)."""
-        z = self.comparable(z)
-        codes = self.nearest(z)
-        return z, codes, self.lookup(codes)
-
-    def update(self, z, codes, weights, uniform):
-        """Moves averages, and vectors that are out of use (`state` lists what it assigns).
-
-        Args:
-            z: encoder outputs (batch, ..., dim).
-            codes: int32 (batch, ...), their nearest vectors.
-            weights: float32 (batch,); rows of weight 0 do not count.
-            uniform: float32 (size,) in [0, 1), which outputs restarted vectors are put to.
-        """
-        places = math.prod(codes.shape[1:])
-        flat, weights = ops.reshape(z, (-1, self.dim)), ops.repeat(weights, places)
-        # What has no weight may be NaN, which 0 would not silence.
-        flat = ops.where(weights[:, None] > 0, flat, 0.0)
-        chosen = ops.one_hot(ops.reshape(codes, (-1,)), self.size, dtype="float32")
-        chosen = ops.where(weights[:, None] > 0, chosen * weights[:, None], 0.0)
-        counts = self._average(self.counts, ops.sum(chosen, axis=0))
-        vectors = ops.convert_to_tensor(self.vectors)
-        if self.averaged:
-            sums = self._average(self.sums, ops.transpose(chosen) @ flat)
-            total = ops.sum(counts)  # Laplace smoothing: no division by a count near zero
-            smoothed = (counts + 1e-5) / (total + self.size * 1e-5) * total
-            vectors = sums / smoothed[:, None]
-        if self.restart:
-            dead = counts < self.restart * ops.mean(counts)
-            cumulated = ops.cumsum(weights)
-            rows = ops.searchsorted(cumulated, uniform * cumulated[-1], side="right")
-            rows = ops.minimum(ops.cast(rows, "int32"), ops.shape(flat)[0] - 1)
-            vectors = ops.where(dead[:, None], ops.take(flat, rows, axis=0), vectors)
-            counts = ops.where(dead, ops.mean(counts), counts)
-            self.counts.assign(counts)
-            if self.averaged:
-                self.sums.assign(ops.where(dead[:, None], vectors * counts[:, None], sums))
-        self.vectors.assign(vectors)
-
-    @property
-    def state(self):
-        return [self.vectors, self.counts, *([self.sums] if self.averaged else [])]
-
-    def start(self, z, seed=0):
-        """Puts the vectors at the k-means centres of encoder outputs z (n, dim), NumPy."""
-        from sklearn.cluster import MiniBatchKMeans
-
-        means = MiniBatchKMeans(self.size, n_init=1, batch_size=4096, random_state=seed).fit(z)
-        for variable in self.state:
-            value = np.ones(self.size) if variable is self.counts else means.cluster_centers_
-            variable.assign(value.astype("float32"))
-
-    def _average(self, variable, value):
-        variable.assign(self.decay * variable + (1 - self.decay) * value)
-        return ops.convert_to_tensor(variable)
-
-    def get_config(self):
-        own = ("size", "dim", "averaged", "decay", "cosine", "restart")
-        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
-
-
-@keras.saving.register_keras_serializable("vae_zoo")
-class FiniteScalars(layers.Layer):
-    """Codes without a codebook: each of a few bounded numbers, rounded to one of its levels.
-
-    Mentzer et al. 2023 (FSQ), arXiv:2309.15505, section 3 and appendix A.1. Has the methods of
-    `Codebook`, but nothing to learn and nothing that could die. An even number of levels is shifted
-    by half of one, so that all of them can be reached.
-
-    Args:
-        levels: ints of 2 or more, levels of each number: (8, 5, 5, 5) makes 1,000 codes.
-    """
-
-    averaged, restart, state = True, 0.0, ()  # no codebook term, and nothing to move
-
-    def __init__(self, levels, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        check_widths(1, levels=levels)
-        if min(levels) < 2 or math.prod(levels) > LARGEST:
-            raise ValueError(
-                f"`levels` must be 2 or more each, and {LARGEST} codes in all at most. "
-                f"Received: levels={levels}"
-            )
-        self.levels, self.dim, self.size = tuple(levels), len(levels), math.prod(levels)
-        self.half = np.array([level // 2 for level in levels], "float32")
-        self.strides = np.cumprod([1, *levels[:-1]]).astype("int32")
-        self.built = True
-
-    def comparable(self, z):
-        """Encoder outputs bounded to the levels' range, on the scale where levels are 1 / half
-        apart: float32 (..., dim)."""
-        levels = np.array(self.levels, "float32")
-        # A little wider than from the first level to the last, so that both are reached.
-        reach = (levels - 1) * (1 + 1e-3) / 2
-        offset = np.where(levels % 2 == 0, 0.5, 0.0)
-        shift, reach, offset, half = (
-            ops.convert_to_tensor(constant, "float32")
-            for constant in (np.arctanh(offset / reach), reach, offset, self.half)
-        )
-        return (ops.tanh(ops.cast(z, "float32") + shift) * reach - offset) / half
-
-    def nearest(self, z):
-        """int32 (...) of comparable z (..., dim)."""
-        half, strides = ops.convert_to_tensor(self.half), ops.convert_to_tensor(self.strides)
-        return ops.sum(ops.cast(ops.round(z * half) + half, "int32") * strides, axis=-1)
-
-    def lookup(self, codes):
-        """float32 (..., dim) of codes (...)."""
-        levels = ops.convert_to_tensor(np.array(self.levels, "int32"))
-        digits = ops.floor_divide(codes[..., None], ops.convert_to_tensor(self.strides)) % levels
-        return ops.cast(digits, "float32") / ops.convert_to_tensor(self.half) - 1.0
-
-    quantized = Codebook.quantized
-
-    def start(self, z, seed=0):
-        """Nothing to start."""
-
-    def get_config(self):
-        return {**super().get_config(), "levels": self.levels}

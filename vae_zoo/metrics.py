@@ -10,12 +10,14 @@ import numpy as np
 
 
 def active_units(latents):
-    """Latents whose mean varies with the image, Var_x E[z|x] > 0.01: an int.
+    """Latents whose mean varies with the image, Var_x E[z|x] > 0.01, and all of them: two ints.
 
     Args:
-        latents: posterior means (n, ...).
+        latents: posterior means (n, ...), or a tuple of such, a group each.
     """
-    return int(np.sum(latents.reshape(len(latents), -1).var(axis=0) > 0.01))
+    groups = latents if isinstance(latents, tuple) else (latents,)
+    variances = [np.var(group, axis=0).ravel() for group in groups]
+    return sum(int(np.sum(v > 0.01)) for v in variances), sum(v.size for v in variances)
 
 
 def code_usage(codes, size):

@@ -14,6 +14,7 @@ from vae_zoo.layers import (
     DEEPEST,
     PixelShuffle,
     ResidualBlock,
+    ResidualCell,
     check_elements,
     check_sizes,
     check_widths,
@@ -177,17 +178,81 @@ def conv_decoder(
         x = _residual(x, blocks, activation, dtype)
     x = _linear(layers.Conv2D, 4 * num_parameters, dtype="float32", name="parameters", **same)(x)
     x = PixelShuffle(dtype="float32")(x)
-    height, width, _ = image_shape
-    extra = (x.shape[1] - height, x.shape[2] - width)
-    if any(extra):
-        crops = tuple((n // 2, n - n // 2) for n in extra)
-        x = layers.Cropping2D(crops, dtype="float32")(x)
+    return _model(inputs, [_cropped(x, image_shape)], "decoder")
+
+
+def ladder_encoder(image_shape, widths, network, blocks, activation, dtype=None):
+    """Bottom-up path of a hierarchy: images -> features of every scale, from the image up.
+
+    Args:
+        image_shape: (height, width, channels).
+        widths: ints, of the features of each scale.
+        network: "dense", features (batch, width), or "conv", (batch, rows, columns, width), every
+            scale half the size of the one before.
+        blocks: int, residual cells a scale.
+        activation: a Keras activation.
+        dtype: precision policy of the layers.
+    """
+    check_widths(1, widths=widths)
+    x = inputs = keras.Input(check_image_shape(image_shape), name="image")
+    layer, shape = layers.Dense, {}
+    if network == "conv":
+        layer, shape = layers.Conv2D, {"kernel_size": 3, "strides": 2, "padding": "same"}
+    else:
+        x = layers.Flatten(dtype=dtype)(x)
+    features = []
+    for width in widths:
+        x = _linear(layer, width, dtype=dtype, **shape)(x)
+        x = _cells(x, blocks, blocks * len(widths), activation, dtype)
+        features.append(x)
+    return keras.Model(inputs, features, name="encoder")
+
+
+def ladder_decoder(image_shape, width, num_parameters, network, blocks, activation, dtype=None):
+    """From the largest scale of a hierarchy to likelihood parameters
+    (batch, height, width, num_parameters). Args as of `ladder_encoder`."""
+    image_height, image_width, _ = check_image_shape(image_shape)
+    places = grid_shape(image_shape, [width]) if network == "conv" else ()
+    inputs = keras.Input((*places, width), name="path")
+    x = _cells(inputs, blocks, blocks, activation, dtype)
+    x = layers.Activation(activation, dtype=dtype)(x)
+    head = {"dtype": "float32", "name": "parameters"}
+    if network == "conv":
+        x = _linear(layers.Conv2D, 4 * num_parameters, kernel_size=3, padding="same", **head)(x)
+        x = _cropped(PixelShuffle(dtype="float32")(x), image_shape)
+    else:
+        x = _linear(layers.Dense, image_height * image_width * num_parameters, **head)(x)
+        shape = (image_height, image_width, num_parameters)
+        x = layers.Reshape(shape, dtype="float32")(x)
     return _model(inputs, [x], "decoder")
 
 
-def _residual(x, blocks, activation, dtype):
+def _cells(x, blocks, depth, activation, dtype):
+    """Residual cells, each of which starts scaled by the depth of the network it is in."""
+    _check_blocks(blocks)
+    width = x.shape[-1]
+    hidden = max(1, width // 2) if len(x.shape) == 4 else width
+    for _ in range(blocks):
+        x = ResidualCell(width, hidden, depth**-0.5, activation, dtype=dtype)(x)
+    return x
+
+
+def _cropped(x, image_shape):
+    """The middle of what is larger than the image."""
+    extra = (x.shape[1] - image_shape[0], x.shape[2] - image_shape[1])
+    if not any(extra):
+        return x
+    crops = tuple((n // 2, n - n // 2) for n in extra)
+    return layers.Cropping2D(crops, dtype="float32")(x)
+
+
+def _check_blocks(blocks):
     if not 0 <= blocks <= DEEPEST:
         raise ValueError(f"`blocks` must be in 0..{DEEPEST}. Received: blocks={blocks}")
+
+
+def _residual(x, blocks, activation, dtype):
+    _check_blocks(blocks)
     if blocks:
         check_elements("A weight", (3, 3, x.shape[-1], x.shape[-1]))
     for _ in range(blocks):

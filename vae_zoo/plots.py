@@ -114,6 +114,42 @@ def _below_each_other(rows, path, caption):
     return _sheet(tiles, path, caption=caption, labels=list(rows))
 
 
+def image_rows(images, titles, path, caption=None):
+    """Rows of images under titles, one a column.
+
+    Args:
+        images: (rows, columns, height, width, channels).
+        titles: strings, one a column.
+        path: the PNG to write.
+        caption: str, below the rows.
+    """
+    images = np.asarray(images)
+    rows, columns = images.shape[:2]
+    if len(titles) != columns:
+        raise ValueError(f"`titles` must hold {columns} strings. Received: {len(titles)}")
+    tiles = _rgb(images.reshape(-1, *images.shape[2:]))
+    return _sheet(tiles.reshape(rows, columns, *tiles.shape[1:]), path, caption, titles=titles)
+
+
+def group_rates(kl, scales, path):
+    """The KL of each group of latents as bars, from the top group to the one at the image.
+
+    Args:
+        kl: floats, nats.
+        scales: ints, the scale of each, from the image up; what the bars are coloured by.
+        path: the PNG to write.
+    """
+    figure = _figure(2.0 + 0.35 * len(kl), 3.0)
+    axes = figure.subplots()
+    colours = [TRAINING if scale % 2 else VALIDATION for scale in scales]
+    axes.bar(np.arange(len(kl)), kl, color=colours)
+    axes.set_xticks(np.arange(len(kl)), [f"{s}" for s in scales])
+    axes.set_xlabel("scale of each group, from the top")
+    axes.set_ylabel("KL in nats")
+    _tidy(axes)
+    return _save(figure, path)
+
+
 def interpolations(images, path, caption=None):
     """One path between two examples a row, from t = 0 at the left to t = 1 at the right.
 
@@ -128,10 +164,8 @@ def interpolations(images, path, caption=None):
             "`images` must have the shape (rows, steps, height, width, channels). "
             f"Received: shape={images.shape}"
         )
-    rows, steps = images.shape[:2]
-    tiles = _rgb(images.reshape(-1, *images.shape[2:]))
-    titles = [f"{t:.2g}" for t in np.linspace(0.0, 1.0, steps)]
-    return _sheet(tiles.reshape(rows, steps, *tiles.shape[1:]), path, caption, titles=titles)
+    titles = [f"{t:.2g}" for t in np.linspace(0.0, 1.0, images.shape[1])]
+    return image_rows(images, titles, path, caption)
 
 
 def latent_grid(decode, path, limit=3.0, steps=20):

@@ -116,7 +116,10 @@ def fit(
     stopping = keras.callbacks.EarlyStopping(
         monitor, patience=patience, mode=mode, restore_best_weights=True
     )
-    checkpoint = Checkpoint(output, model, batches, stopping, settings)
+    # Averaged weights, where the optimizer keeps them, are what is validated and kept.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if optimizer.use_ema else []
+    checkpoint = Checkpoint(output, model, batches, stopping, settings, averaging)
     if resume:
         checkpoint.load()
     watching = [TensorBoard(output / "tensorboard")] if tensorboard else []
@@ -129,7 +132,7 @@ def fit(
         epochs=epochs,
         initial_epoch=epochs if checkpoint.stopped else checkpoint.epoch,
         validation_data=held_out,
-        callbacks=[stopping, checkpoint, *watching],
+        callbacks=[*averaging, stopping, checkpoint, *watching],
         verbose=verbose,
     )
     history = checkpoint.history
@@ -159,10 +162,13 @@ class Checkpoint(keras.callbacks.Callback):
         batches: `data.Batches`, whose order is a function of (seed, epoch).
         stopping: `EarlyStopping` callback, which comes before this one.
         settings: dict that JSON can hold, what a resumed run must have too.
+        averaging: list, of the callback that puts averaged weights in the place of the model's at
+            the end of an epoch, before this one.
     """
 
-    def __init__(self, output, model, batches, stopping, settings):
+    def __init__(self, output, model, batches, stopping, settings, averaging=()):
         super().__init__()
+        self.averaging = averaging
         self.settings = json.loads(json.dumps(settings))
         self.path, self.table = output / "checkpoint.npz", output / "history.csv"
         for leftover in output.glob(".checkpoint.npz.*"):  # of a run killed while it wrote
@@ -231,6 +237,8 @@ class Checkpoint(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.since = time.monotonic()
         vars(self.stopping).update(self.resumed or {})  # which it has just reset
+        for callback in self.averaging:  # the checkpoint holds the averages in the model's place
+            callback._ema_weights_in_model = self.resumed is not None
 
 
 class NoticeCollapse(keras.callbacks.Callback):
@@ -254,14 +262,14 @@ class NoticeCollapse(keras.callbacks.Callback):
         last = epoch + 1 == self.epochs
         if self.warned or not (last or (epoch + 1) % 10 == 0):
             return
-        latents = self.model.encode(self.x)
-        active, size = metrics.active_units(latents), latents[0].size
+        active, size = metrics.active_units(self.model.encode(self.x))
         few = active < max(1, size / 10)
         stuck = self.before is not None and active <= self.before
         self.before = active if few else None  # a young model may still wake up
         if few and (last or stuck):
             self.warned = True
-            kl = np.sort(self.model.kl_per_latent(self.x).ravel())[::-1]
+            kl = keras.tree.flatten(self.model.kl_per_latent(self.x))
+            kl = np.sort(np.concatenate([group.ravel() for group in kl]))[::-1]
             warnings.warn(
                 f"Posterior collapse: {active} of {size} latents are active after epoch "
                 f"{epoch + 1}; the KL is {kl.sum():.2f} nats, of which the first latents carry "
@@ -386,7 +394,11 @@ def _pictures(model, x, y, history, output, seed):
         path = plots.code_maps(shown, grids, made, output / "code_maps.png")
         yield path, "the code at each place as a colour, near ones for near vectors"
         return
-    codes = model.encode(x[:5000]).reshape(min(5000, len(x)), -1)
+    codes = model.encode(x[:5000])
+    if isinstance(codes, tuple):  # groups, from the top
+        yield from _pictures_of_groups(model, shown, output, seed)
+        codes = codes[0]
+    codes = codes.reshape(len(codes), -1)
     labels = None if y is None else y[:5000]
     yield (
         plots.latent_scatter(codes, labels, output / "latents.png"),
@@ -397,6 +409,32 @@ def _pictures(model, x, y, history, output, seed):
         limit = 3.0 if isinstance(model, BaseVAE) else float(np.abs(codes).max())
         path = plots.latent_grid(model.decode, output / "latent_grid.png", limit)
         yield path, "the decoded plane"
+
+
+def _pictures_of_groups(model, images, output, seed):
+    """What each group of latents adds, and what stays where the groups at the top are held."""
+    images, groups = images[:10], len(model.latent_shape)
+    latents = model.encode(images)
+    counts = np.unique(np.linspace(0, groups, min(groups + 1, 11)).astype(int))
+
+    def means_below(count):
+        fixed = latents[:count]
+        return model.sample(len(images), seed=seed, temperature=0.0, fixed=fixed)
+
+    rows = np.stack([images / 255.0, *map(means_below, counts)], axis=1)
+    titles = ["original", *(f"{count} of {groups}" for count in counts)]
+    path = plots.image_rows(rows, titles, output / "groups.png")
+    yield path, "groups at the top from the image, all below at their prior's mean"
+
+    # The top scale's groups of one image, eight times; all below drawn anew.
+    top = sum(scale == model.scales[0] for scale in model.scales)
+    held = [[np.repeat(z[i : i + 1], 8, axis=0) for z in latents[:top]] for i in range(8)]
+    new = [model.sample(8, seed=seed, fixed=fixed) for fixed in held[: len(images)]]
+    rows = np.stack([np.concatenate([images[i : i + 1] / 255.0, x]) for i, x in enumerate(new)])
+    path = plots.image_rows(rows, ["original", *["drawn"] * 8], output / "fixed_top.png")
+    yield path, "the top scale of the image at the left, all below drawn from the prior"
+    kl = [float(group.sum()) for group in model.kl_per_latent(images)]
+    yield plots.group_rates(kl, model.scales, output / "rates.png"), "the KL of each group"
 
 
 def _new_images(model, seed):

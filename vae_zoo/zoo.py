@@ -26,7 +26,18 @@ FOLDERS = [pathlib.Path(__file__).parents[i] / "saved_models" for i in (0, 1)]
 FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[1])
 CLASSIFIER = "classifier_"  # entries whose names begin so are what `cnn_fid` takes features from
 
-SIZES = ("units", "filters", "latent_dim", "hidden", "components", "image_shape", "batch_shape")
+SIZES = (
+    "latents",
+    "widths",
+    "groups",
+    "units",
+    "filters",
+    "latent_dim",
+    "hidden",
+    "components",
+    "image_shape",
+    "batch_shape",
+)
 
 
 def names():

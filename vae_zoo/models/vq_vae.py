@@ -16,7 +16,7 @@ from keras import ops
 
 from vae_zoo import likelihoods, networks, priors
 from vae_zoo.base import BaseVAE, serialized
-from vae_zoo.layers import Codebook, FiniteScalars
+from vae_zoo.quantizers import Codebook, FiniteScalars
 
 
 @keras.saving.register_keras_serializable("vae_zoo")

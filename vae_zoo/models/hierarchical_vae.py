@@ -1,0 +1,387 @@
+"""Hierarchical VAE: groups of latents on several scales, inferred on the way down.
+
+Sønderby, Raiko, Maaløe, Sønderby and Winther, "Ladder Variational Autoencoders", NeurIPS 2016,
+arXiv:1602.02282 (LVAE: inference shares the path of generation). Vahdat and Kautz, "NVAE", NeurIPS
+2020, arXiv:2007.03898 (posterior relative to the prior, KL balancing; original code: NVlabs/NVAE,
+utils.py, read, not copied). Child, "Very Deep VAEs", ICLR 2021, arXiv:2011.10650 (cells, scaled by
+depth; updates skipped).
+Differs from the papers: no batch normalisation, and no spectral one; posterior and prior meet in
+differences (NVAE) and not by precision weighting (LVAE); the features of a scale serve all of its
+groups.
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from vae_zoo import distributions, likelihoods, networks
+from vae_zoo.base import EVALUATION_SEED, BaseVAE, restore, serialized
+from vae_zoo.layers import Enlarge, ResidualCell, built, check_sizes, check_widths
+
+LOG_VAR_RANGE = (-10.0, 10.0)  # of prior and posterior, far outside of what training finds
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class HierarchicalVAE(BaseVAE):
+    """loss = -E_q log p(x|z) + beta sum_l KL(q(z_l|x, z_>l) || p(z_l|z_>l)), l = L … 1
+
+    A bottom-up encoder makes features of the image on every scale. The top-down path starts from a
+    learned constant; each group of latents on its way has a prior made of what came down, and a
+    posterior made of that and of the features of its scale (LVAE, section 2.1),
+
+    p(z_l|z_>l) = N(mu, sigma^2),  q(z_l|x, z_>l) = N(mu + dmu, (sigma dsigma)^2)   (NVAE, sec. 3.2)
+
+    and what is drawn from one of them joins the path. Generation walks the same path.
+
+    The scales are three tuples, from the image up, one entry a scale, each half the size of the one
+    before it:
+
+    Args:
+        image_shape: (height, width, channels).
+        latents: ints, size of a group (LVAE: 64, 32, 16, 8, 4), or its channels at each place.
+        widths: ints, of the path and the features (LVAE: 512, 256, 128, 64, 32).
+        groups: ints, groups of latents on a scale, or an int for all (LVAE: 1; NVAE: 10).
+        network: "dense" or "conv". Convolutional scales are grids: 28×28 and three scales make
+            groups of 14×14, 7×7 and 4×4 places.
+        blocks: int, residual cells after each scale's first layer in the encoder.
+        activation: a Keras activation.
+        likelihood: a `Likelihood` or its name, see `VAE`.
+        beta: float or schedule, see `VAE`.
+        free_bits: float, nats that each group may use before its KL costs anything, on the batch
+            mean, while training (Kingma et al. 2016, arXiv:1606.04934, eq. 15).
+        balance: bool, weigh the KL of each group by its share of all of them while beta is below 1,
+            so that no group is left unused (NVAE, appendix A).
+        seed, skip_threshold: see `Trainable`.
+
+    Input: (batch, *image_shape), uint8 in 0..255 or float in [0, 1].
+    Output: float32 of the same shape. Latent: a tuple of posterior means, a group an array, the
+    top one first: (batch, latents) or (batch, rows, columns, latents).
+    Logs: reconstruction, kl, elbo (nats per example); kl_1 … kl_S of each scale, from the image up;
+    beta where it is a schedule.
+
+    Example:
+        model = HierarchicalVAE((28, 28, 1), latents=(16, 8), widths=(64, 32))
+        model.compile("adam")
+        model.fit(images, epochs=2)
+        top, *rest = model.encode(images)
+        similar = model.sample(len(images), fixed=(top,))
+    """
+
+    logged = ("reconstruction", "kl", "elbo")
+
+    def __init__(
+        self,
+        image_shape=(28, 28, 1),
+        latents=(64, 32, 16, 8, 4),
+        widths=(512, 256, 128, 64, 32),
+        groups=1,
+        network="dense",
+        blocks=1,
+        activation="silu",
+        likelihood="bernoulli",
+        *,
+        beta=1.0,
+        free_bits=0.0,
+        balance=False,
+        dtype=None,
+        **kwargs,
+    ):
+        networks.check_image_shape(image_shape)
+        check_widths(1, latents=latents, widths=widths)
+        groups = (groups,) * len(latents) if isinstance(groups, int) else tuple(groups)
+        check_sizes(groups=groups)
+        if not len(latents) == len(widths) == len(groups):
+            raise ValueError(
+                "`latents`, `widths` and `groups` must have one entry a scale. "
+                f"Received: latents={latents}, widths={widths}, groups={groups}"
+            )
+        if network not in ("dense", "conv"):
+            raise ValueError(f"`network` must be dense or conv. Received: network={network!r}")
+        beta = restore(beta)
+        if not callable(beta) and not (isinstance(beta, (int, float)) and 0 <= beta < float("inf")):
+            raise ValueError(
+                f"`beta` must be a float >= 0 or a LearningRateSchedule. Received: beta={beta!r}"
+            )
+        if not 0 <= free_bits < float("inf"):
+            raise ValueError(f"`free_bits` must be >= 0. Received: free_bits={free_bits}")
+        likelihood = likelihoods.get(likelihood)
+        shared = {"network": network, "blocks": blocks, "activation": activation, "dtype": dtype}
+        scales = range(1, len(latents) + 1)
+        logged = (*self.logged, *(f"kl_{s}" for s in scales), *(["beta"] if callable(beta) else []))
+        num_parameters = likelihood.num_parameters(image_shape[-1])
+        super().__init__(
+            networks.ladder_encoder(image_shape, widths, **shared),
+            networks.ladder_decoder(image_shape, widths[0], num_parameters, **shared),
+            logged=logged,
+            dtype=dtype,
+            **kwargs,
+        )
+        self.likelihood, self.beta = likelihood, beta
+        self.latents, self.widths, self.groups = tuple(latents), tuple(widths), groups
+        self.network, self.blocks, self.activation = network, blocks, activation
+        self.free_bits, self.balance = free_bits, balance
+
+        # The path, from the top.
+        shapes = [tuple(features.shape[1:]) for features in self.encoder.outputs]
+        self.start = self.add_weight(
+            shape=shapes[-1], initializer="zeros", dtype="float32", name="start"
+        )
+        self.scales, self.ladder = [], []
+        for scale in reversed(scales):
+            shape, latent_dim = shapes[scale - 1], latents[scale - 1]
+            for _ in range(groups[scale - 1]):
+                group = Group(latent_dim, activation, depth=sum(groups), dtype=dtype)
+                self.ladder.append(built(group, shape))
+                self.scales.append(scale)
+        self.ascents = [
+            built(Enlarge(shape, dtype=dtype), above)
+            for shape, above in zip(shapes[-2::-1], shapes[:0:-1])
+        ]
+        self.latent_shape = tuple(
+            (*shapes[scale - 1][:-1], latents[scale - 1]) for scale in self.scales
+        )
+
+    # === The path ===
+
+    def walk(self, choose, n):
+        """Down the path: `choose(i, h, mean, log_var)` gives the latents of group i, from what came
+        down and the moments of their prior. Returns what arrives at the image."""
+        h = ops.cast(self.start, self.compute_dtype)
+        h = ops.broadcast_to(h, (n, *self.start.shape))
+        enlarge = iter(self.ascents)
+        for i, group in enumerate(self.ladder):
+            if i and self.scales[i] != self.scales[i - 1]:
+                h = next(enlarge)(h)
+            h = group.join(h, choose(i, h, *group.prior(h)))
+        return h
+
+    def features(self, x, training=False):
+        """What the encoder makes of images on every scale, from the image up: a list."""
+        return keras.tree.flatten(self.encoder(x, training=training))
+
+    def posterior(self, i, h, features, mean, log_var):
+        """Moments of q(z_i|x, z_>i), relative to those of the prior."""
+        d_mean, d_log_var = self.ladder[i].posterior(h, features[self.scales[i] - 1])
+        return mean + d_mean, ops.clip(log_var + d_log_var, *LOG_VAR_RANGE)
+
+    def infer(self, x):
+        features, means = self.features(x), []
+
+        def choose(i, h, mean, log_var):
+            means.append(self.posterior(i, h, features, mean, log_var)[0])
+            return means[-1]
+
+        self.walk(choose, ops.shape(x)[0])
+        return tuple(means)
+
+    def likelihood_parameters(self, z):
+        h = self.walk(lambda i, *_: z[i], ops.shape(z[0])[0])
+        return ops.cast(self.decoder(h), "float32")
+
+    def generate(self, z):
+        return self.likelihood.mean(self.likelihood_parameters(z), self.image_shape[-1])
+
+    # === The bound ===
+
+    def descend(self, x, training=False):
+        """One draw of all groups from the posterior.
+
+        Returns:
+            likelihood parameters; the KL of each latent, a list of (batch, …) a group, from the
+            top.
+        """
+        features, kls = self.features(x, training), []
+
+        def choose(i, h, mean, log_var):
+            q_mean, q_log_var = self.posterior(i, h, features, mean, log_var)
+            kls.append(distributions.gaussian_kl(q_mean, q_log_var, mean, log_var))
+            return distributions.gaussian_sample(q_mean, q_log_var, self.draw(ops.shape(mean)))
+
+        h = self.walk(choose, ops.shape(x)[0])
+        return ops.cast(self.decoder(h, training=training), "float32"), kls
+
+    def objective(self, x, y=None, training=False):
+        parameters, kls = self.descend(x, training)
+        reconstruction = -self.likelihood.log_prob(x, parameters)
+        kls = ops.stack([_summed(kl) for kl in kls])  # (groups, batch)
+        kl = ops.sum(kls, axis=0)
+        outputs = {"reconstruction": reconstruction, "kl": kl, "elbo": -reconstruction - kl}
+        for scale in range(1, len(self.latents) + 1):
+            here = [i for i, s in enumerate(self.scales) if s == scale]
+            outputs[f"kl_{scale}"] = ops.sum(kls[here[0] : here[-1] + 1], axis=0)
+        if not training:
+            return {**outputs, "loss": -outputs["elbo"], "beta": ops.ones_like(kl)}
+        distortion = reconstruction
+        if self.likelihood.fitted:
+            distortion = -self.likelihood.log_prob(x, parameters, training=True)
+        beta = self.beta(self.optimizer.iterations) if callable(self.beta) else self.beta
+        beta = ops.cast(beta, "float32")
+        means = ops.mean(kls, axis=1, keepdims=True)  # of the batch, one a group
+        rates = ops.maximum(means, self.free_bits) if self.free_bits else kls
+        weights = self._balanced(means, beta) if self.balance else 1.0
+        loss = distortion + beta * ops.sum(weights * rates, axis=0)
+        outputs.update(loss=loss, beta=beta * ops.ones_like(kl), x=x, parameters=parameters)
+        return outputs
+
+    def _balanced(self, means, beta):
+        """gamma_l, in proportion to KL_l and against the group's size, of mean 1; all 1 once beta
+        is (NVAE, appendix A; the constant against zeros is its code's)."""
+        sizes = [math.prod(shape) for shape in self.latent_shape]
+        sizes = [[size / self.groups[s - 1]] for size, s in zip(sizes, self.scales)]
+        shares = (ops.stop_gradient(means) + 0.01) / ops.convert_to_tensor(sizes, "float32")
+        return ops.where(beta < 1.0, shares / ops.mean(shares), 1.0)
+
+    def update_state(self, outputs, weights, training):
+        if training and self.likelihood.fitted:
+            self.likelihood.update(outputs["x"], outputs["parameters"], weights)
+
+    def log_weights(self, x, y=None, num_samples=1, training=False):
+        repeat = lambda t: ops.tile(t, (num_samples, *[1] * (len(t.shape) - 1)))  # noqa: E731
+        features = [repeat(f) for f in self.features(x, training)]
+        ratios = []
+
+        def choose(i, h, mean, log_var):
+            q_mean, q_log_var = self.posterior(i, h, features, mean, log_var)
+            z = distributions.gaussian_sample(q_mean, q_log_var, self.draw(ops.shape(mean)))
+            log_prob = distributions.gaussian_log_prob
+            ratios.append(_summed(log_prob(z, mean, log_var) - log_prob(z, q_mean, q_log_var)))
+            return z
+
+        h = self.walk(choose, ops.shape(features[0])[0])
+        parameters = ops.cast(self.decoder(h, training=training), "float32")
+        log_prob = self.likelihood.log_prob(repeat(x), parameters, training)
+        return ops.reshape(log_prob + sum(ratios), (num_samples, -1))
+
+    def kl_per_latent(self, x, batch_size=256):
+        """Mean over images of the KL of each latent: a tuple of NumPy arrays, a group each, from
+        the top; nats. Images as `encode` takes them."""
+
+        def kl(x):
+            return tuple(self.descend(self.images(x))[1])
+
+        kls = self.run("kl_per_latent", kl, x, batch_size=batch_size, seed=EVALUATION_SEED)
+        return tuple(np.mean(kl, axis=0) for kl in kls)
+
+    # === Generation ===
+
+    def sample_latents(self, n, seed=0, temperature=1.0, fixed=()):
+        """Latents of all groups from the prior: a tuple of NumPy arrays (n, …), the top one first.
+
+        Args:
+            n: int.
+            seed: int.
+            temperature: float, or one a group: what the standard deviations are multiplied by; 0
+                takes the means.
+            fixed: latents of the groups at the top, as `encode` returns them, (n, …) or (1, …)
+                each; the others are drawn given these.
+
+        Raises:
+            ValueError: if a shape is wrong.
+        """
+        count = len(self.ladder)
+        temperature = np.asarray(temperature, "float32")
+        if temperature.shape not in ((), (count,)) or (temperature < 0).any():
+            raise ValueError(
+                f"`temperature` must be one number >= 0, or {count}. Received: {temperature}"
+            )
+        fixed = [np.asarray(z, "float32") for z in fixed]
+        if [z.shape[1:] for z in fixed] != list(self.latent_shape[: len(fixed)]) or any(
+            len(z) not in (1, n) for z in fixed
+        ):
+            raise ValueError(
+                f"`fixed` must hold {n} latents, or one, of each of the groups from the top, of "
+                f"shapes {self.latent_shape}. Received: {[z.shape for z in fixed]}"
+            )
+
+        def draw(temperature, *fixed):
+            latents = []
+
+            def choose(i, h, mean, log_var):
+                if i < len(fixed):
+                    z = fixed[i]
+                else:
+                    spread = temperature[:, i, *[None] * (len(mean.shape) - 1)]
+                    z = mean + spread * ops.exp(0.5 * log_var) * self.draw(ops.shape(mean))
+                latents.append(z)
+                return z
+
+            self.walk(choose, ops.shape(temperature)[0])
+            return tuple(latents)
+
+        temperature = np.broadcast_to(temperature, (n, count))
+        fixed = [np.broadcast_to(z, (n, *z.shape[1:])) for z in fixed]
+        return self.run(f"latents_given_{len(fixed)}", draw, temperature, *fixed, seed=seed)
+
+    def with_prior(self, prior):
+        """Raises `ValueError`: the path is the prior, and was trained as such."""
+        raise ValueError("The prior of a HierarchicalVAE is its own top-down path")
+
+    def get_config(self):
+        config = super().get_config()
+        del config["encoder"], config["decoder"]  # built from what follows
+        own = ("image_shape", "latents", "widths", "groups", "network", "blocks", "activation")
+        own += ("free_bits", "balance")
+        parts = {
+            "likelihood": serialized(self.likelihood),
+            "beta": serialized(self.beta) if callable(self.beta) else self.beta,
+        }
+        return {**config, **{name: getattr(self, name) for name in own}, **parts}
+
+
+def _summed(terms):
+    """Over all but the batch."""
+    return ops.sum(terms, axis=tuple(range(1, len(terms.shape))))
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class Group(layers.Layer):
+    """One group of latents on the path: its prior, its posterior, and how it joins the path.
+
+    Args:
+        latents: int, size or channels of the group.
+        activation: a Keras activation.
+        depth: int, groups of the whole path: what a group adds to it starts scaled by depth^-1/2
+            (VDVAE, section 3.2).
+    """
+
+    def __init__(self, latents, activation="silu", depth=1, **kwargs):
+        super().__init__(**kwargs)
+        self.latents, self.activation, self.depth = latents, activation, depth
+
+    def build(self, input_shape):
+        *places, width = input_shape[1:]
+        shared = {"activation": self.activation, "dtype": self.dtype_policy}
+        scale = self.depth**-0.5
+        # Moments in float32 under any policy: densities need it. A new prior is N(0, I).
+        moments = {**shared, "residual": False, "output_dtype": "float32"}
+        head, hidden = 2 * self.latents, max(1, width // 2) if places else width
+        self.prior_cell = built(ResidualCell(head, hidden, 0.0, **moments), (*places, width))
+        self.posterior_cell = built(ResidualCell(head, hidden, **moments), (*places, 2 * width))
+        self.projection = layers.Dense(
+            width,
+            use_bias=False,
+            kernel_initializer=keras.initializers.VarianceScaling(scale**2),
+            dtype=self.dtype_policy,
+        )
+        built(self.projection, (*places, self.latents))
+        self.cell = built(ResidualCell(width, hidden, scale, **shared), (*places, width))
+        self.built = True
+
+    def prior(self, h):
+        """Mean and log-variance of p(z|h), float32."""
+        mean, log_var = ops.split(self.prior_cell(h), 2, axis=-1)
+        return mean, ops.clip(log_var, *LOG_VAR_RANGE)
+
+    def posterior(self, h, features):
+        """What q's mean and log-variance differ by, float32."""
+        return ops.split(self.posterior_cell(ops.concatenate([h, features], axis=-1)), 2, axis=-1)
+
+    def join(self, h, z):
+        """The path after the group: h and z -> h of the same shape."""
+        return self.cell(h + self.projection(z))
+
+    def get_config(self):
+        own = ("latents", "activation", "depth")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
