@@ -77,8 +77,8 @@ def test_one_importance_sample_is_the_bound_of_the_same_noise_in_the_mean():
 
 
 def test_bounds_grow_with_the_number_of_samples():
-    vae, x = model(), images(6, SHAPE)
-    bounds = [vae.log_likelihood(x, num_samples=k).mean() for k in (1, 10, 200)]
+    vae, x = model(), np.repeat(images(6, SHAPE) > 127, 300, axis=0)  # the same bits, much noise
+    bounds = [vae.log_likelihood(x, num_samples=k).mean() for k in (1, 5, 50)]
     assert bounds[0] + 0.05 < bounds[1] and bounds[1] + 0.01 < bounds[2]
 
 

@@ -167,6 +167,22 @@ def test_what_is_no_image_is_refused_by_name(tmp_path, images, words):
     assert os.listdir(tmp_path) == []
 
 
+def test_rows_have_a_title_a_column(tmp_path):
+    with pytest.raises(ValueError, match="3 strings. Received: 2"):
+        plots.image_rows(bytes_image(2, 3, 4, 4, 1), ["a", "b"], tmp_path / "x.png")
+
+
+def test_the_bars_of_groups_are_as_high_as_their_rates(tmp_path):
+    page = pixels(plots.group_rates([1.0, 4.0, 2.0], [2, 1, 1], tmp_path / "rates.png"))
+    colours = {2: plots.VALIDATION, 1: plots.TRAINING}  # of the scales
+    rgb = {s: [int(c[i : i + 2], 16) for i in (1, 3, 5)] for s, c in colours.items()}
+    top, bottom = ((page == rgb[scale]).all(-1) for scale in (2, 1))
+    heights = [mask.any(1).sum() for mask in (top, bottom)]
+    assert heights[1] / heights[0] == pytest.approx(4, rel=0.05)
+    assert bottom.sum() / top.sum() == pytest.approx(6, rel=0.05)
+    assert np.flatnonzero(top.any(0)).max() < np.flatnonzero(bottom.any(0)).min()
+
+
 # === The latent grid ===
 
 

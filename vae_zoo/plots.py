@@ -139,7 +139,7 @@ def group_rates(kl, scales, path):
         scales: ints, the scale of each, from the image up; what the bars are coloured by.
         path: the PNG to write.
     """
-    figure = _figure(2.0 + 0.35 * len(kl), 3.0)
+    figure = _figure(160 + 34 * len(kl), 300, layout="constrained")
     axes = figure.subplots()
     colours = [TRAINING if scale % 2 else VALIDATION for scale in scales]
     axes.bar(np.arange(len(kl)), kl, color=colours)
