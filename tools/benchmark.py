@@ -18,11 +18,16 @@ import numpy as np
 BACKENDS = ("tensorflow", "jax", "torch")
 ROOT = pathlib.Path(__file__).parent.parent
 TASKS = ("fit", "encode", "sample", "log_likelihood")
+MODELS = {  # and what is measured of each
+    "dense_vae": TASKS,
+    "conv_vae": TASKS,
+    "hierarchical_vae": ("fit",),
+}
 
 
 def benchmark(
     backends=BACKENDS,
-    models=("dense_vae", "conv_vae"),
+    models=tuple(MODELS),
     precisions=("float32",),
     batch_size=128,
     images=10240,
@@ -35,7 +40,8 @@ def benchmark(
 
     Args:
         backends: those of tensorflow, jax and torch to measure; what is not installed is left out
-        models: dense_vae (784-500-500-50) or conv_vae (32 and 64 filters), or both
+        models: of dense_vae (784-500-500-50), conv_vae (32 and 64 filters) and hierarchical_vae
+            (three dense scales)
         precisions: float32, mixed_bfloat16
         batch_size: images in a training step
         images: images in an epoch (digits, repeated)
@@ -53,6 +59,8 @@ def benchmark(
             print(f"{backend} is not installed: left out")
             continue
         for model in models:
+            if model not in MODELS:
+                raise ValueError(f"`models` must be of {tuple(MODELS)}. Received: {model}")
             for precision in precisions:
                 settings = {
                     "model": model,
@@ -102,8 +110,12 @@ def _zoo(settings):
     keras.config.set_dtype_policy(settings["precision"])
     if settings["model"] == "dense_vae":
         model = vae_zoo.DenseVAE(hidden=(500, 500), latent_dim=50, activation="relu", seed=0)
-    else:
+    elif settings["model"] == "conv_vae":
         model = vae_zoo.ConvVAE(latent_dim=32, seed=0)
+    else:
+        from hand_written import Ladder
+
+        model = vae_zoo.HierarchicalVAE(latents=Ladder.latents, widths=Ladder.widths, seed=0)
     model.compile(keras.optimizers.Adam(1e-3))
     return model
 
@@ -167,8 +179,9 @@ def _speed(settings):
     for loop in ENGINES[keras.backend.backend()].loops:
         hand = _hand(settings, x, loop)
         runners[loop] = tasks(hand, timed(hand.epoch))
-    seconds = {name: {task: [] for task in TASKS} for name in runners}
-    for task in TASKS:
+    measured = MODELS[settings["model"]]
+    seconds = {name: {task: [] for task in measured} for name in runners}
+    for task in measured:
         for runner in runners.values():
             runner[task]()  # compiles
         for round in range(settings["rounds"]):
@@ -177,7 +190,7 @@ def _speed(settings):
     counts = {"fit": len(x), "encode": len(x), "sample": len(x), "log_likelihood": 100 * len(few)}
     median = lambda name, task: float(np.median(seconds[name][task]))  # noqa: E731
     result = {"zoo": {}, "hand": {}, "ratio": {}, "loop": {}, "seconds": seconds}
-    for task in TASKS:
+    for task in measured:
         best = min((loop for loop in runners if loop != "zoo"), key=lambda loop: median(loop, task))
         result["zoo"][task] = counts[task] / median("zoo", task)
         result["hand"][task] = counts[task] / median(best, task)
@@ -291,12 +304,13 @@ def _table(rows):
         f"Measured on {time.strftime('%Y-%m-%d')}, {rows[0]['machine']}, by "
         "`python tools/benchmark.py --readme`. Images per second of the zoo as a share of those of "
         "a loop written by hand for the same engine (`tools/hand_written.py`; on TensorFlow the "
-        "better of graph and XLA), the median of rounds in which the two take turns. First step "
+        "better of graph and XLA), the median of rounds in which the two take turns; a step is of "
+        f"{rows[0]['batch_size']} images. First step "
         "and peak memory: the zoo's / the hand-written loop's, each in a process of its own.",
         "",
-        "| model | backend | fit, images/s | fit | encode | sample | log-likelihood "
+        "| model | backend | fit, images/s | a step, ms | fit | encode | sample | log-likelihood "
         "| first step, s | memory, MiB |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         zoo, hand, ratio = row["zoo"], row["hand"], row["ratio"]
@@ -306,7 +320,8 @@ def _table(rows):
             f"{row['model']}{precision}",
             row["backend"],
             f"{zoo['fit']:,.0f} / {hand['fit']:,.0f}{loop}",
-            *(f"{ratio[task]:.2f}" for task in TASKS),
+            f"{1000 * row['batch_size'] / zoo['fit']:.1f}",
+            *(f"{ratio[task]:.2f}" if task in ratio else "" for task in TASKS),
             f"{zoo['first_step']:.1f} / {hand['first_step']:.1f}",
             f"{zoo['memory']:,.0f} / {hand['memory']:,.0f}",
         ]

@@ -1,10 +1,10 @@
-"""Two VAEs written by hand for each engine: what `benchmark.py` measures the zoo against.
+"""Three VAEs written by hand for each engine: what `benchmark.py` measures the zoo against.
 
-The networks are those of `DenseVAE(hidden=(500, 500), latent_dim=50, activation="relu")` and of
-`ConvVAE(latent_dim=32)`. A step does what the zoo's does: draws bits from grey levels, samples z,
-adds the closed-form KL, updates by Adam and keeps the sum of the losses on the device. What it
-lacks is all that the zoo is for: likelihoods, priors and schedules to choose, skipped updates,
-sample weights, callbacks, saving.
+The networks are those of `DenseVAE(hidden=(500, 500), latent_dim=50, activation="relu")`, of
+`ConvVAE(latent_dim=32)` and, for training only, of a small dense `HierarchicalVAE`. A step does
+what the zoo's does: draws bits from grey levels, samples z, adds the closed-form KL, updates by
+Adam and keeps the sum of the losses on the device. What it lacks is all that the zoo is for:
+likelihoods, priors and schedules to choose, skipped updates, sample weights, callbacks, saving.
 """
 
 import functools
@@ -16,7 +16,21 @@ SIDE = 28
 LOG_2PI = math.log(2 * math.pi)
 
 
-class Dense:
+class OneGroup:
+    """A VAE with one group of latents, made of `encode` and `decode`."""
+
+    def moments(self, nn, w, x):
+        mean, log_var = nn.split(self.encode(nn, w, x))
+        return mean, nn.clip(log_var, -20.0, 10.0)
+
+    def bound(self, nn, w, x, normal):
+        """Logits of one draw of the latents, and the KL, summed over the batch."""
+        mean, log_var = self.moments(nn, w, x)
+        logits = self.decode(nn, w, mean + nn.exp(log_var / 2) * normal(mean))
+        return logits, 0.5 * nn.sum(mean**2 + nn.exp(log_var) - 1 - log_var)
+
+
+class Dense(OneGroup):
     """784-500-500-50 and back."""
 
     latent_dim = 50
@@ -31,7 +45,7 @@ class Dense:
         return nn.dense(x, *w[5], head=True)
 
 
-class Conv:
+class Conv(OneGroup):
     """Two strided convolutions and a dense layer, and back by pixel shuffles."""
 
     latent_dim = 32
@@ -53,7 +67,58 @@ class Conv:
         return nn.reshape(x, (-1, 784))
 
 
-NETWORKS = {"dense_vae": Dense, "conv_vae": Conv}
+class Ladder:
+    """Three scales of one group each, `latents` on a path of `widths`, from the image up."""
+
+    latents, widths = (32, 16, 8), (256, 128, 64)
+
+    def __init__(self):
+        shapes, before = [], 784
+        for width in self.widths:
+            shapes += [(before, width), (width, width), (width, width)]
+            before = width
+        shapes.append((1, before))  # the constant at the top
+        for latents, width in zip(self.latents[::-1], self.widths[::-1]):
+            if width != before:
+                shapes.append((before, width))
+            shapes += [(width, width), (width, 2 * latents)]  # prior
+            shapes += [(2 * width, width), (width, 2 * latents)]  # posterior
+            shapes += [(latents, width), (width, width), (width, width)]
+            before = width
+        self.shapes = [*shapes, (before, before), (before, before), (before, 784)]
+
+    def bound(self, nn, w, x, normal):
+        w, features = iter(w), []
+
+        def cell(x, head=False):
+            x = nn.dense(nn.silu(x), *next(w))
+            return nn.dense(nn.silu(x), *next(w), head=head)
+
+        h = x
+        for _ in self.widths:
+            h = nn.dense(h, *next(w))
+            h = h + cell(h)
+            features.append(h)
+        rate, width = 0.0, self.widths[-1]
+        h = nn.dense(0.0 * x[:, :1], *next(w))
+        for here, feature in zip(self.widths[::-1], features[::-1]):
+            if here != width:
+                h, width = nn.dense(h, *next(w)), here
+            mean, log_var = nn.split(cell(h, head=True))
+            log_var = nn.clip(log_var, -10.0, 10.0)
+            d_mean, d_log_var = nn.split(cell(nn.concatenate([h, feature]), head=True))
+            q_log_var = nn.clip(log_var + d_log_var, -10.0, 10.0)
+            d_log_var = q_log_var - log_var
+            squares = nn.exp(d_log_var) + d_mean**2 * nn.exp(-log_var)
+            rate = rate + 0.5 * nn.sum(squares - 1 - d_log_var)
+            z = mean + d_mean + nn.exp(q_log_var / 2) * normal(mean)
+            h = h + nn.dense(z, *next(w))
+            h = h + cell(h)
+        h = h + cell(h)
+        return nn.dense(nn.silu(h), *next(w), head=True), rate
+
+
+NETWORKS = {"dense_vae": Dense, "conv_vae": Conv, "hierarchical_vae": Ladder}
 
 
 def initial_weights(network, seed=0):
@@ -139,6 +204,24 @@ class Torch(HandWritten):
     def relu(self, x):
         return self.F.relu(x)
 
+    def silu(self, x):
+        return self.F.silu(x)
+
+    def exp(self, x):
+        return x.exp()
+
+    def clip(self, x, low, high):
+        return x.clamp(low, high)
+
+    def split(self, x):
+        return x.chunk(2, dim=1)
+
+    def concatenate(self, parts):
+        return self.torch.cat(parts, dim=1)
+
+    def sum(self, x):
+        return x.sum()
+
     def reshape(self, x, shape):
         return x.reshape(shape)
 
@@ -167,19 +250,15 @@ class Torch(HandWritten):
         return (self.torch.rand_like(x) < x).to(self.torch.float32)
 
     def moments(self, x):
-        mean, log_var = self.network.encode(self, self.w, x).chunk(2, dim=1)
-        return mean, log_var.clamp(-20, 10)
+        return self.network.moments(self, self.w, x)
 
     def begin(self):
         self.total = self.torch.zeros((), device=self.device)
 
     def step(self, rows):
         x = self.binarized(self.images[self.torch.from_numpy(rows).to(self.device)])
-        mean, log_var = self.moments(x)
-        z = mean + (log_var / 2).exp() * self.torch.randn_like(mean)
-        logits = self.network.decode(self, self.w, z)
+        logits, rate = self.network.bound(self, self.w, x, self.torch.randn_like)
         distortion = self.F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
-        rate = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum()
         loss = distortion + rate
         self.adam.zero_grad()
         (loss / len(x)).backward()
@@ -230,6 +309,24 @@ class Jax(HandWritten):
     def relu(self, x):
         return self.jax.nn.relu(x)
 
+    def silu(self, x):
+        return self.jax.nn.silu(x)
+
+    def exp(self, x):
+        return self.np.exp(x)
+
+    def clip(self, x, low, high):
+        return self.np.clip(x, low, high)
+
+    def split(self, x):
+        return self.np.split(x, 2, axis=1)
+
+    def concatenate(self, parts):
+        return self.np.concatenate(parts, axis=1)
+
+    def sum(self, x):
+        return x.sum()
+
     def reshape(self, x, shape):
         return x.reshape(shape)
 
@@ -260,17 +357,16 @@ class Jax(HandWritten):
         return (self.jax.random.uniform(key, x.shape) < x).astype("float32")
 
     def moments(self, w, x):
-        mean, log_var = self.np.split(self.network.encode(self, w, x), 2, axis=1)
-        return mean, self.np.clip(log_var, -20, 10)
+        return self.network.moments(self, w, x)
 
     def log_p(self, x, logits):
         return (x * logits - self.jax.nn.softplus(logits)).sum(-1)
 
     def _loss(self, w, x, key):
-        mean, log_var = self.moments(w, x)
-        z = mean + self.np.exp(log_var / 2) * self.jax.random.normal(key, mean.shape)
-        distortion = -self.log_p(x, self.network.decode(self, w, z)).sum()
-        loss = distortion + 0.5 * (mean**2 + self.np.exp(log_var) - 1 - log_var).sum()
+        keys = iter(self.jax.random.split(key, 8))
+        normal = lambda like: self.jax.random.normal(next(keys), like.shape)  # noqa: E731
+        logits, rate = self.network.bound(self, w, x, normal)
+        loss = rate - self.log_p(x, logits).sum()
         return loss / len(x), loss
 
     def _update(self, state, total, images, rows):
@@ -344,6 +440,24 @@ class TensorFlow(HandWritten):
     def relu(self, x):
         return self.tf.nn.relu(x)
 
+    def silu(self, x):
+        return self.tf.nn.silu(x)
+
+    def exp(self, x):
+        return self.tf.exp(x)
+
+    def clip(self, x, low, high):
+        return self.tf.clip_by_value(x, low, high)
+
+    def split(self, x):
+        return self.tf.split(x, 2, axis=1)
+
+    def concatenate(self, parts):
+        return self.tf.concat(parts, axis=1)
+
+    def sum(self, x):
+        return self.tf.reduce_sum(x)
+
     def reshape(self, x, shape):
         return self.tf.reshape(x, shape)
 
@@ -370,8 +484,7 @@ class TensorFlow(HandWritten):
         return self.tf.cast(self.tf.random.uniform(self.tf.shape(x)) < x, "float32")
 
     def moments(self, x):
-        mean, log_var = self.tf.split(self.network.encode(self, self.w, x), 2, axis=1)
-        return mean, self.tf.clip_by_value(log_var, -20.0, 10.0)
+        return self.network.moments(self, self.w, x)
 
     def cross_entropy(self, x, logits):
         each = self.tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=logits)
@@ -381,10 +494,9 @@ class TensorFlow(HandWritten):
         tf = self.tf
         x = self.binarized(tf.gather(self.images, rows))
         with tf.GradientTape() as tape:
-            mean, log_var = self.moments(x)
-            z = mean + tf.exp(log_var / 2) * tf.random.normal(tf.shape(mean))
-            distortion = tf.reduce_sum(self.cross_entropy(x, self.network.decode(self, self.w, z)))
-            loss = distortion + 0.5 * tf.reduce_sum(mean**2 + tf.exp(log_var) - 1 - log_var)
+            normal = lambda like: tf.random.normal(tf.shape(like))  # noqa: E731
+            logits, rate = self.network.bound(self, self.w, x, normal)
+            loss = rate + tf.reduce_sum(self.cross_entropy(x, logits))
             mean_loss = loss / tf.cast(tf.shape(x)[0], "float32")
         for w, m, v, g in zip(self.flat, self.m, self.v, tape.gradient(mean_loss, self.flat)):
             tf.raw_ops.ResourceApplyAdam(
