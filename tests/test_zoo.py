@@ -52,6 +52,28 @@ def test_a_card_says_where_its_model_comes_from(name):
         assert ("anchor" in number) == ("anchor_source" in number), metric
 
 
+def test_a_run_becomes_an_entry_with_the_numbers_of_other_seeds(tmp_path, monkeypatch, capsys):
+    recipe = runpy.run_path(str(ROOT / "recipes" / "dense_vae.py"))["dense_vae"]
+    add_entry = runpy.run_path(str(ROOT / "tools" / "add_entry.py"))["add_entry"]
+    runs = [tmp_path / name for name in ("dense_vae_digits", "seed_1", "wider")]
+    for run, settings in zip(runs, ({}, {"seed": 1}, {"seed": 2, "hidden": (9,)})):
+        recipe(epochs=1, importance_samples=0, output=str(run), **{"hidden": (8,), **settings})
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    add_entry(runs[0], importance_samples=2, importance_images=30, other_seeds=(str(runs[1]),))
+    seeds = zoo.card("dense_vae_digits")["metrics"]["elbo"]["seeds"]
+    assert set(seeds) == {"0", "1"}
+    for run, value in zip(runs, seeds.values()):
+        numbers = json.loads((run / "numbers.json").read_text())
+        assert value == pytest.approx(numbers["elbo"]["value"], rel=1e-5)
+    with pytest.raises(ValueError, match="wider differs in more than the seed"):
+        add_entry(runs[0], importance_samples=0, other_seeds=(str(runs[2]),))
+    results_table = runpy.run_path(str(ROOT / "tools" / "results_table.py"))["results_table"]
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results -->\n<!-- /results -->\n")
+    results_table(str(readme))
+    assert f"elbo of seeds 0, 1: {seeds['0']:.2f}, {seeds['1']:.2f}." in readme.read_text()
+
+
 def test_all_entries_together_are_small():
     files = [path for path in zoo.FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 40 * 2**20

@@ -9,10 +9,11 @@ import sys
 import time
 
 import keras
+import numpy as np
 import tqdm
 
 from vae_zoo import cli, data, load_model, zoo
-from vae_zoo.evaluate import evaluate
+from vae_zoo.evaluate import evaluate, measure
 
 LICENCES = {
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes, C. Burges)",
@@ -34,6 +35,20 @@ ANCHORS = {
     "conv_vae_mnist": {
         "elbo": (86.77, f"residual VAE, 2×2 grid of 16 latents, 457 epochs: {PYTORCH_GENERATIVE}")
     },
+    "ladder_vae_mnist": {
+        "nll_iw1000": (
+            81.74,
+            "ladder VAE of five layers, 2,000 epochs and importance-weighted fine-tuning, dynamic "
+            "MNIST, 5,000 samples: Sønderby et al. 2016, arXiv:1602.02282",
+        )
+    },
+    "hierarchical_vae_mnist": {
+        "nll_iw1000": (
+            78.01,
+            "NVAE without flows, 400 epochs, dynamic MNIST: Vahdat and Kautz 2020, "
+            "arXiv:2007.03898, table 1",
+        )
+    },
     "pixel_cnn_mnist": {
         "nll": (81.50, f"gated PixelCNN, 10 blocks of 128, 457 epochs: {PYTORCH_GENERATIVE}")
     },
@@ -48,7 +63,13 @@ ANCHORS = {
 
 
 def add_entry(
-    run, name: str = None, importance_samples=5000, importance_images: int = None, seed=0, note=""
+    run,
+    name: str = None,
+    importance_samples=5000,
+    importance_images: int = None,
+    other_seeds: tuple[str, ...] = None,
+    seed=0,
+    note="",
 ):
     """Measure a run and store it in the zoo.
 
@@ -57,6 +78,7 @@ def add_entry(
         name: of the entry; that of the folder if left out
         importance_samples: k of the importance-weighted NLL; 0 leaves it out
         importance_images: test images that it is taken over, the first ones; all if left out
+        other_seeds: output folders of the same run with other seeds, whose numbers go to the card
         seed: of samples, mixtures and the untrained encoder
         note: a sentence for the card
     """
@@ -68,11 +90,17 @@ def add_entry(
     model = load_model(run / "model.keras", compile=False)
     binary = getattr(getattr(model, "likelihood", None), "binary", False)
     x_test, _ = data.load(dataset, "test")
-    found = data.fingerprint(data.binarize(x_test) if binary else x_test)
+    x_test = data.binarize(x_test) if binary else x_test
+    found = data.fingerprint(x_test)
     if found != config["test_images"]:
         raise ValueError(f"The test images are not those of the run: {found} is their fingerprint")
     start = time.monotonic()
     keras.utils.set_random_seed(seed)
+    bound = {
+        "num_samples": importance_samples,
+        "num_images": importance_images,
+        "progress": lambda batches: tqdm.tqdm(batches, desc="importance sampling", disable=None),
+    }
     numbers = evaluate(
         model,
         dataset,
@@ -80,8 +108,9 @@ def add_entry(
         importance_images=importance_images,
         classifier=zoo.classifier(dataset),
         seed=seed,
-        progress=lambda batches: tqdm.tqdm(batches, desc="importance sampling", disable=None),
+        progress=bound["progress"],
     )
+    _add_seeds(numbers, settings, other_seeds or (), np.asarray(x_test[:]), bound)
     for metric, (anchor, source) in ANCHORS.get(name, {}).items():
         numbers[metric] |= {"anchor": anchor, "anchor_source": source}
     own = ("output", "resume", "tensorboard")
@@ -113,6 +142,23 @@ def add_entry(
     folder = zoo.save(model, name, card, pictures)
     cli.table(numbers, [(folder, f"{_size(folder):.1f} MiB")])
     return folder
+
+
+def _add_seeds(numbers, settings, runs, x_test, bound):
+    """Adds to each number that has a standard error those of runs that differ in the seed only."""
+    own = ("output", "resume", "tensorboard", "seed")
+    same = {key: value for key, value in settings.items() if key not in own}
+    for run in map(pathlib.Path, runs):
+        other = json.loads((run / "config.json").read_text())["settings"]
+        if {key: value for key, value in other.items() if key not in own} != same:
+            raise ValueError(f"{run} differs in more than the seed")
+        measured = measure(load_model(run / "model.keras", compile=False), x_test, **bound)
+        for name, number in measured.items():
+            if "standard_error" in number:
+                seeds = numbers[name].setdefault(
+                    "seeds", {str(settings["seed"]): numbers[name]["value"]}
+                )
+                seeds[str(other["seed"])] = number["value"]
 
 
 def _size(folder):

@@ -59,6 +59,7 @@ def results_table(readme=str(ROOT / "README.md")):
             f"- `{name}`: `{card['command']}`, seed {training['seed']}, "
             f"{training['minutes']:g} minutes on {training['machine']}."
             + "".join(f" {k}: {n['anchor_source']}." for k, n in anchors.items())
+            + "".join(_over_seeds(k, n) for k, n in card["metrics"].items() if "seeds" in n)
         )
     protocols = (
         "Test split, numbers ± standard error over images. NLL by importance sampling with the "
@@ -67,6 +68,12 @@ def results_table(readme=str(ROOT / "README.md")):
     )
     cli.replace_block(readme, "results", "\n".join([protocols, "", *lines, "", *notes]))
     return cards
+
+
+def _over_seeds(metric, number):
+    seeds = number["seeds"]
+    values = ", ".join(f"{value:.2f}" for value in seeds.values())
+    return f" {metric} of seeds {', '.join(seeds)}: {values}."
 
 
 def _shown(metric, value):
