@@ -415,12 +415,12 @@ def test_no_name_of_keras_or_torch_is_reused():
 
 
 LEVELS = (  # a module imports only from levels above its own
-    {"backend", "distributions", "layers", "schedules", "metrics", "cli"},
+    {"backend", "distributions", "layers", "schedules", "metrics", "cli", "folders"},
     {"likelihoods", "networks", "data", "quantizers"},
     {"base"},
     {"priors"},
     {"models"},
-    {"evaluate", "plots", "zoo"},
+    {"evaluate", "plots", "zoo", "transfer"},
     {"runs"},
     {"__init__"},
 )

@@ -50,7 +50,7 @@ def run(recipe, *arguments, **environment):
 
 
 def test_every_recipe_is_tried():
-    assert {path.stem for path in RECIPES.glob("*.py")} == {*TINY, "evaluate"}
+    assert {path.stem for path in RECIPES.glob("*.py")} == {*TINY, "evaluate", "fine_tune"}
 
 
 @pytest.mark.parametrize("recipe", TINY)

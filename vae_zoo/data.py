@@ -29,7 +29,7 @@ import zlib
 import keras
 import numpy as np
 
-from vae_zoo import backend
+from vae_zoo import backend, folders
 
 SPLITS = ("train", "validation", "test")
 EMBEDDED = ("digits", "shapes")
@@ -117,6 +117,8 @@ class Batches(keras.utils.PyDataset):
         batch_size: int, examples a batch; the last batch of an epoch holds the rest.
         seed: int, not negative.
         shuffle: bool; False keeps the order of `x`.
+        augment: None, or a function of a batch of `x` and a NumPy generator, which is a function of
+            (seed, epoch, number of the batch): `folders.augmented` say.
 
     Output: `x[i]`, `(x[i], y[i])` or `(x[i], y[i], sample_weight[i])`, dtypes unchanged.
     Example:
@@ -124,18 +126,23 @@ class Batches(keras.utils.PyDataset):
         model.fit(batches, epochs=3, shuffle=False)  # orders 0, 1, 2
     """
 
-    def __init__(self, x, y=None, sample_weight=None, batch_size=128, seed=0, shuffle=True):
+    def __init__(
+        self, x, y=None, sample_weight=None, batch_size=128, seed=0, shuffle=True, augment=None
+    ):
         super().__init__()
         if y is None and sample_weight is not None:
             raise ValueError("`sample_weight` must come with `y`. Received: y=None")
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be positive. Received: {batch_size=}")
         columns = (x, y, sample_weight)
-        self.columns = [backend.on_device(column) for column in columns if column is not None]
+        self.columns = [column for column in columns if column is not None]
+        if augment is None:
+            self.columns = [backend.on_device(column) for column in self.columns]
         lengths = [len(column) for column in self.columns]
         if len(set(lengths)) > 1:
             raise ValueError(f"`x`, `y`, `sample_weight` must match. Received: lengths {lengths}")
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.augment = augment
         self.epoch = 0
         self._new_adapter = False
 
@@ -147,6 +154,9 @@ class Batches(keras.utils.PyDataset):
         if self.shuffle:
             rows = _order(len(self.columns[0]), self.seed, self.epoch)[rows].copy()
         batch = tuple(column[rows] for column in self.columns)
+        if self.augment:
+            rng = np.random.default_rng([self.seed, self.epoch, index])
+            batch = (self.augment(batch[0], rng), *batch[1:])
         return batch if len(batch) > 1 else batch[0]
 
     # `fit` ends an "epoch" before its first one, to drop the batch that it built the model with.
@@ -391,28 +401,22 @@ def _folder(root, split, seed):
     """PNG, JPEG, BMP and WebP images at any depth; class folders give labels."""
     names = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
     inside = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    folders = {names[p.name]: p for p in inside if p.name in names}
-    if len(folders) < 2:  # a set without splits, maybe all in one folder; or a class named "train"
-        root, folders = inside[0] if folders and len(inside) == 1 else root, {}
-    files = {split: _image_files(folder) for split, folder in folders.items()}
-    files = files or {None: _image_files(root)}
-    folders = folders or {None: root}
-    parts = {s: [p.relative_to(folders[s]).parts for p in files[s]] for s in files}
+    roots = {names[p.name]: p for p in inside if p.name in names}
+    if len(roots) < 2:  # a set without splits, maybe all in one folder; or a class named "train"
+        root, roots = inside[0] if roots and len(inside) == 1 else root, {}
+    files = {split: folders.files_of(folder) for split, folder in roots.items()}
+    files = files or {None: folders.files_of(root)}
+    roots = roots or {None: root}
+    parts = {s: [p.relative_to(roots[s]).parts for p in files[s]] for s in files}
     labelled = all(len(part) > 1 for s in parts for part in parts[s])
     classes = sorted({part[0] for s in parts for part in parts[s]})
 
     def read(split):
-        x, kept = _read_images(files[split], folders[split])
+        x, kept = _read_images(files[split], roots[split])
         y = [classes.index(parts[split][i][0]) for i in kept] if labelled else None
         return x, None if y is None else np.array(y, np.int32)
 
     return _part(set(files) - {None}, read, split, seed)
-
-
-def _image_files(folder):
-    suffixes = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-    files = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes)
-    return sorted(p for p in files if not p.name.startswith("."))
 
 
 def _read_images(files, folder):
@@ -420,8 +424,8 @@ def _read_images(files, folder):
     images, kept, broken = [], [], []
     for i, file in enumerate(files):
         try:
-            image = _read_image(file)
-        except (OSError, SyntaxError, ValueError):  # PIL raises all three on damaged files
+            image = folders.read(file)
+        except folders.UNREADABLE:
             broken.append(file)
             continue
         if images and image.shape[:2] != images[0].shape[:2]:
@@ -435,16 +439,6 @@ def _read_images(files, folder):
         raise ValueError(f"`name` must hold PNG, JPEG, BMP or WebP images. Received: {folder}")
     channels = max(image.shape[2] for image in images)
     return np.stack([np.broadcast_to(x, (*x.shape[:2], channels)) for x in images]), kept
-
-
-def _read_image(file):
-    from PIL import Image
-
-    with Image.open(file) as image:
-        if image.mode[0] in "IF":
-            raise ValueError("more than 8 bits a channel, which PIL would clip")
-        grey = image.mode in ("1", "L", "LA")
-        return np.array(image.convert("L" if grey else "RGB")).reshape(*image.size[::-1], -1)
 
 
 # TensorFlow Datasets.

@@ -76,6 +76,8 @@ def fit(
     output,
     resume=False,
     tensorboard=False,
+    augment=None,
+    seconds=None,
     **settings,
 ):
     """Trains, and keeps the weights of the best validation epoch.
@@ -94,6 +96,8 @@ def fit(
         output: folder.
         resume: bool, go on from the checkpoint where there is one.
         tensorboard: bool, write every term to `<output>/tensorboard` too.
+        augment: of training images, see `data.Batches`.
+        seconds: float, stop at the end of the epoch in which training has taken so long.
         **settings: all else that the run was started with: a resumed run must have the same.
 
     Returns:
@@ -109,7 +113,7 @@ def fit(
     settings = {key: value for key, value in settings.items() if not key.startswith("prior")}
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    batches = data.Batches(*train, batch_size=batch_size, seed=seed)
+    batches = data.Batches(*train, batch_size=batch_size, seed=seed, augment=augment)
     held_out = data.Batches(*validation, batch_size=batch_size, shuffle=False)
     bound = getattr(model, "monitor", None)
     monitor, mode = (f"val_{bound}", "max") if bound else ("val_loss", "min")
@@ -118,8 +122,9 @@ def fit(
     )
     # Averaged weights, where the optimizer keeps them, are what is validated and kept.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if optimizer.use_ema else []
-    checkpoint = Checkpoint(output, model, batches, stopping, settings, averaging)
+    averages = getattr(optimizer, "use_ema", False)
+    averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if averages else []
+    checkpoint = Checkpoint(output, model, batches, stopping, settings, averaging, seconds)
     if resume:
         checkpoint.load()
     watching = [TensorBoard(output / "tensorboard")] if tensorboard else []
@@ -150,6 +155,12 @@ def settings_of_prior(settings, name="prior"):
     return {**settings, "epochs": settings["prior_epochs"], "patience": 5, "output": output}
 
 
+def seconds_of(output):
+    """Seconds of training of the run in a folder, over all of its resumed parts."""
+    with np.load(pathlib.Path(output, "checkpoint.npz")) as checkpoint:
+        return float(checkpoint["seconds"])
+
+
 class Checkpoint(keras.callbacks.Callback):
     """All that the next epoch depends on, in one file, written whole or not at all.
 
@@ -164,11 +175,12 @@ class Checkpoint(keras.callbacks.Callback):
         settings: dict that JSON can hold, what a resumed run must have too.
         averaging: list, of the callback that puts averaged weights in the place of the model's at
             the end of an epoch, before this one.
+        limit: None, or float, seconds of training after which to stop.
     """
 
-    def __init__(self, output, model, batches, stopping, settings, averaging=()):
+    def __init__(self, output, model, batches, stopping, settings, averaging=(), limit=None):
         super().__init__()
-        self.averaging = averaging
+        self.averaging, self.limit = averaging, limit
         self.settings = json.loads(json.dumps(settings))
         self.path, self.table = output / "checkpoint.npz", output / "history.csv"
         for leftover in output.glob(".checkpoint.npz.*"):  # of a run killed while it wrote
@@ -184,6 +196,10 @@ class Checkpoint(keras.callbacks.Callback):
         self.epoch = epoch + 1
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
+        self.seconds += time.monotonic() - self.since  # of training, over all resumed parts
+        self.since = time.monotonic()
+        if self.limit is not None and self.seconds >= self.limit:
+            self.of.stop_training = True
         state = {
             "epoch": self.epoch,
             "stopped": self.of.stop_training,
@@ -196,8 +212,6 @@ class Checkpoint(keras.callbacks.Callback):
         arrays = {f"v{i}": ops.convert_to_numpy(v) for i, v in enumerate(self._variables())}
         best = {f"b{i}": array for i, array in enumerate(self.stopping.best_weights or [])}
         buffer = io.BytesIO()
-        self.seconds += time.monotonic() - self.since  # of training, over all resumed parts
-        self.since = time.monotonic()
         np.savez(buffer, state=json.dumps(state), seconds=self.seconds, **arrays, **best)
         cli.write_bytes(self.path, buffer.getvalue())
         rows = zip(range(self.epoch), *self.history.values())
@@ -331,10 +345,7 @@ def report(model, train, test, history, settings, importance_samples=0):
         progress=progress,
     )
     cli.write_json(output / "numbers.json", numbers)
-    seconds = 0.0
-    for path in [output / "checkpoint.npz", *output.glob("prior*/checkpoint.npz")]:
-        with np.load(path) as checkpoint:
-            seconds += float(checkpoint["seconds"])
+    seconds = sum(map(seconds_of, [output, *output.glob("prior*/")]))
     cli.write_json(output / "config.json", _config(model, settings, history, seconds, x))
     files = [
         (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),

@@ -1,0 +1,161 @@
+"""Fine-tune a checkpoint on a folder of your own images.
+
+`python recipes/fine_tune.py --checkpoint saved_models/conv_vae_mnist --images FOLDER --output OUT`;
+`--help` lists the settings.
+"""
+
+import pathlib
+
+import keras
+import numpy as np
+import tqdm
+
+from vae_zoo import cli, data, folders, load_model, plots, runs, transfer
+
+
+def fine_tune(
+    images: str = None,
+    checkpoint="saved_models/conv_vae_mnist",
+    image_size: tuple[int, ...] = None,
+    likelihood="discretized_logistic",
+    freeze="none",
+    epochs=200,
+    batch_size=64,
+    learning_rate=1e-3,
+    old_learning_rate=3e-4,
+    augment=False,
+    patience=20,
+    scratch=True,
+    precision="float32",
+    seed=0,
+    output="output/fine_tune",
+    resume=False,
+    tensorboard=False,
+):
+    """Fine-tune a trained VAE and compare it with one trained from scratch for the same time.
+
+    Args:
+        images: folder of PNG, JPEG, BMP or WebP images, at any depth, of any size
+        checkpoint: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file
+        image_size: height,width or height,width,channels to build new input and output layers for;
+            that of the checkpoint if left out
+        likelihood: of a new output layer, where the checkpoint's does not fit the images
+        freeze: encoder, decoder or none, what keeps its weights
+        epochs: passes over the training images, at most
+        batch_size: images in a step
+        learning_rate: of Adam, for new layers, and for all layers from scratch
+        old_learning_rate: of Adam, for the checkpoint's layers
+        augment: mirror and move training images at random
+        patience: epochs without a better validation ELBO before it stops
+        scratch: train a new model for the same time too
+        precision: float32, mixed_bfloat16 or mixed_float16
+        seed: of the split, weights, noise and the order of the images
+        output: folder for the model, its numbers and its pictures
+        resume: go on from the last epoch's end of a run that was killed
+        tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
+    """
+    settings = dict(locals())
+    if images is None:
+        raise ValueError("--images is missing: the folder of images to train on")
+    if freeze not in ("encoder", "decoder", "none"):
+        raise ValueError(f"--freeze must be encoder, decoder or none. Received: {freeze}")
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(precision)
+    output, path = pathlib.Path(output), pathlib.Path(checkpoint)
+    old = load_model(path / "model.keras" if path.is_dir() else path, compile=False)
+
+    # === Images, in the shape that the model takes ===
+    shape = tuple(image_size or old.image_shape)
+    shape = shape if len(shape) == 3 else (*shape, old.image_shape[-1])
+    train, validation, skipped = folders.stream(images, shape, output, seed, _progress)
+    print(f"{images}: {len(train):,} train, {len(validation):,} validation {shape} images")
+    if skipped:
+        cli.write_json(output / "skipped.json", skipped)
+        print(f"Skipped {len(skipped)} files (all in {output / 'skipped.json'}):")
+        for name, why in list(skipped.items())[:10]:
+            print(f"  {name}: {why}")
+
+    # === The model: the checkpoint's weights, wherever they fit ===
+    fitting = transfer.fits(old.likelihood, train[:500])
+    changed = {"image_shape": shape, "likelihood": None if fitting else likelihood}
+    model, new = transfer.adapted(old, **changed)
+    if new:
+        print(f"New weights: {', '.join(variable.path for variable in new)}")
+    if freeze != "none":
+        frozen = getattr(model, freeze)
+        if fixed := {id(v) for v in frozen.variables} & {id(v) for v in new}:
+            raise ValueError(f"--freeze {freeze} would keep {len(fixed)} new weights untrained")
+        frozen.trainable = False
+    model.compile(transfer.optimizer(model, new, learning_rate, old_learning_rate))
+    held_out = data.binarize(validation) if model.likelihood.binary else validation
+    before, first = _elbo(model, held_out), model.get_weights()
+    shown = np.asarray(held_out[:10])
+    pictures = {"original": shown / 255.0}
+    pictures["new head" if new else "before"] = model.predict(shown, verbose=0)
+
+    # === Training, and keeping the better ===
+    parts = (train, None), (held_out, None)
+    options = {**settings, "augment": folders.augmented if augment else None}
+    history = runs.fit(model, *parts, **options)
+    after = _elbo(model, held_out)
+    if after < before:
+        print("No epoch was better than the checkpoint: its weights are kept")
+        model.set_weights(first)
+        after = before
+    pictures["after"] = model.predict(shown, verbose=0)
+    numbers = {
+        "elbo_before": _number(before, "new head" if new else "the checkpoint"),
+        "elbo_after": _number(after, "fine-tuned"),
+    }
+
+    if scratch:
+        keras.utils.set_random_seed(seed)
+        other = type(model).from_config(model.get_config())
+        other.compile(keras.optimizers.Adam(learning_rate))
+        seconds = runs.seconds_of(output)
+        own = {"output": output / "scratch", "epochs": 10_000, "patience": 10_000}
+        runs.fit(other, *parts, **{**options, **own}, seconds=seconds)
+        numbers["elbo_scratch"] = _number(
+            _elbo(other, held_out), f"from scratch, for the same {seconds:.0f} seconds"
+        )
+        pictures["from scratch"] = other.predict(shown, verbose=0)
+
+    return _report(model, numbers, pictures, history, settings, output)
+
+
+def _report(model, numbers, pictures, history, settings, output):
+    model.compiled = False  # an optimizer of some of the weights would fit no other model
+    model.save(output / "model.keras")
+    cli.write_json(output / "numbers.json", numbers)
+    cli.write_json(output / "config.json", {"command": cli.command(), "settings": settings})
+    new = model.sample(64, seed=settings["seed"])
+    rows = np.stack([np.asarray(x, "float32") for x in pictures.values()], axis=1)
+    files = [
+        (output / "model.keras", "the better of before and after"),
+        (
+            plots.image_rows(rows, list(pictures), output / "reconstructions.png"),
+            "held-out images, and what each model makes of them",
+        ),
+        (plots.samples(new, output / "samples.png"), "new images"),
+        (plots.curves(history, output / "curves.png"), "every term, training and validation"),
+        (output / "numbers.json", "the numbers above"),
+    ]
+    print()
+    cli.table(numbers, files)
+    return numbers
+
+
+def _progress(images, total):
+    return tqdm.tqdm(images, total=total, desc="reading images", leave=False, disable=None)
+
+
+def _elbo(model, held_out):
+    return model.evaluate(held_out, batch_size=128, verbose=0, return_dict=True)["elbo"]
+
+
+def _number(value, what):
+    return {"value": value, "unit": "nats", "protocol": f"validation images, {what}"}
+
+
+if __name__ == "__main__":
+    cli.run(fine_tune)
