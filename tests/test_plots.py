@@ -183,6 +183,14 @@ def test_the_bars_of_groups_are_as_high_as_their_rates(tmp_path):
     assert np.flatnonzero(top.any(0)).max() < np.flatnonzero(bottom.any(0)).min()
 
 
+def test_accuracies_rise_where_they_do(tmp_path):
+    draws = {10: [0.5, 0.5], 100: [0.7, 0.7], 1000: [0.9, 0.9]}
+    page = pixels(plots.accuracies({"one way": draws}, tmp_path / "accuracies.png"))
+    line = (page == (31, 119, 180)).all(-1)  # the first colour
+    left, middle = (np.argwhere(line[:, a:b])[:, 0].mean() for a, b in ((0, 200), (200, 400)))
+    assert left - middle > 60  # to the right, upwards
+
+
 # === The latent grid ===
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -50,7 +51,12 @@ def run(recipe, *arguments, **environment):
 
 
 def test_every_recipe_is_tried():
-    assert {path.stem for path in RECIPES.glob("*.py")} == {*TINY, "evaluate", "fine_tune"}
+    assert {path.stem for path in RECIPES.glob("*.py")} == {
+        *TINY,
+        "evaluate",
+        "fine_tune",
+        "classify",
+    }
 
 
 @pytest.mark.parametrize("recipe", TINY)
@@ -112,6 +118,26 @@ def test_evaluate_knows_what_a_run_was_trained_on(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.run(evaluate, ["no/such/model.keras", "--dataset", "digits"])
     assert "No file no/such/model.keras" in capsys.readouterr().err
+
+
+def test_classify_learns_from_few_labels(tmp_path, capsys):
+    classify = runpy.run_path(str(RECIPES / "classify.py"))["classify"]
+    settings = ["--labels", "2,20", "--draws", "2", "--steps", "250", "--output", str(tmp_path)]
+    numbers = cli.run(classify, settings)
+    value = {name: number["value"] for name, number in numbers.items()}
+    assert len(value) == 6 and (tmp_path / "accuracies.png").is_file()
+    for way in ("probe", "fine-tuned", "scratch"):  # ten classes; more labels are better
+        assert max(0.5, value[f"{way}, 2 a class"]) < value[f"{way}, 20 a class"] < 1
+    draws = json.loads((tmp_path / "numbers.json").read_text())["accuracies"]["probe"]["20"]
+    assert len(draws) == 2 and value["probe, 20 a class"] == pytest.approx(np.mean(draws))
+    for wrong, words in (
+        (["--labels", "5000"], "images of its rarest class"),
+        (["--checkpoint", str(RECIPES.parent / "saved_models/vq_vae_mnist")], "z_mean"),
+        (["--dataset", "frey_faces"], "no labels|must be a path"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.run(classify, [*settings, *wrong])
+        assert re.search(words, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

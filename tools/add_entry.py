@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 
 from vae_zoo import cli, data, load_model, zoo
-from vae_zoo.evaluate import evaluate, measure
+from vae_zoo.evaluate import evaluate, measure, sees_bits
 
 LICENCES = {
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes, C. Burges)",
@@ -88,7 +88,7 @@ def add_entry(
     settings = config["settings"]
     dataset = settings["dataset"]
     model = load_model(run / "model.keras", compile=False)
-    binary = getattr(getattr(model, "likelihood", None), "binary", False)
+    binary = sees_bits(model)
     x_test, _ = data.load(dataset, "test")
     x_test = data.binarize(x_test) if binary else x_test
     found = data.fingerprint(x_test)

@@ -48,7 +48,7 @@ def evaluate(
     """
     latent = isinstance(model, LatentModel)
     exact_labels = not latent and model.condition_levels
-    binary = model.likelihood.binary if isinstance(model, BaseVAE) else not latent
+    binary = sees_bits(model)
     splits = {split: data.load(dataset, split) for split in data.SPLITS}
     (x_train, _), (x_grey, _) = splits["train"], splits["test"]
     x, y = splits["test"]
@@ -88,6 +88,13 @@ def evaluate(
             parts = [(data.binarize(x), y) for x, y in parts]
         numbers.update(_probes(model, parts, seed))
     return numbers
+
+
+def sees_bits(model):
+    """Whether a model is of black and white images, and so is measured on fixed bits."""
+    if isinstance(model, BaseVAE):
+        return model.likelihood.binary
+    return not isinstance(model, LatentModel)
 
 
 def measure(

@@ -260,6 +260,33 @@ def curves(history, path, units=None):
     return _save(figure, path)
 
 
+def accuracies(values, path):
+    """Accuracy over the number of labels a class, one line a way of learning, its spread shaded.
+
+    Args:
+        values: dict, way -> {number of labels: accuracies of several draws}.
+        path: the PNG to write.
+    """
+    figure = _figure(560, 380, layout="constrained")
+    axes = figure.subplots()
+    for way, by_labels in values.items():
+        labels = sorted(by_labels)
+        means = np.array([np.mean(by_labels[n]) for n in labels])
+        spreads = np.array([np.std(by_labels[n]) for n in labels])
+        (line,) = axes.plot(labels, means, marker="o", markersize=4, label=way)
+        axes.fill_between(
+            labels, means - spreads, means + spreads, color=line.get_color(), alpha=0.2
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(labels, [f"{n:,}" for n in labels])
+    axes.minorticks_off()
+    axes.set(xlabel="labels a class", ylabel="accuracy")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")  # where more labels are not
+    _tidy(axes)
+    return _save(figure, path)
+
+
 def latent_scatter(z, y, path):
     """Latent codes as points, coloured by class.
 

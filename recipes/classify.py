@@ -1,0 +1,129 @@
+"""The encoder of a trained VAE as the start of a classifier with few labels.
+
+`python recipes/classify.py --dataset mnist --labels 10,100,1000 --checkpoint
+saved_models/conv_vae_mnist`; `--help` lists the settings. Three ways to learn from the same labels:
+a linear probe of the latents, the encoder fine-tuned, the encoder's architecture from scratch.
+"""
+
+import pathlib
+
+import keras
+import numpy as np
+from keras import layers
+
+from vae_zoo import cli, data, load_model, metrics, plots
+
+WAYS = ("probe", "fine-tuned", "scratch")
+
+
+def classify(
+    dataset="digits",
+    checkpoint="saved_models/conv_vae_mnist",
+    labels=(10, 100),
+    draws=3,
+    steps=1000,
+    batch_size=64,
+    learning_rate=1e-3,
+    encoder_learning_rate=3e-4,
+    seed=0,
+    output="output/classify",
+):
+    """Train classifiers with few labels and measure them on the test split.
+
+    Args:
+        dataset: a labelled one, of images as the checkpoint takes them
+        checkpoint: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file
+        labels: per class, that are known
+        draws: of which images are the labelled ones; what is reported is mean and spread
+        steps: of training, fine-tuned and from scratch
+        batch_size: images in a step
+        learning_rate: of Adam, for the new layer, and for all layers from scratch
+        encoder_learning_rate: of Adam, for the checkpoint's layers
+        seed: of weights and draws
+        output: folder for the numbers and the picture
+    """
+    path, output = pathlib.Path(checkpoint), pathlib.Path(output)
+    model = load_model(path / "model.keras" if path.is_dir() else path, compile=False)
+    (x, y), held, test = (data.load(dataset, split) for split in data.SPLITS)
+    if y is None:
+        raise ValueError(f"{dataset} has no labels")
+    if x.shape[1:] != model.image_shape or "z_mean" not in [w.name for w in model.encoder.layers]:
+        raise ValueError(
+            f"{checkpoint} must have an encoder of {x.shape[1:]} images with an output z_mean. "
+            f"Received: a {type(model).__name__} of {model.image_shape}"
+        )
+    few = np.bincount(y).min()
+    if max(labels) > few:
+        raise ValueError(f"{dataset} has {few} training images of its rarest class: --labels")
+
+    accuracies = {way: {n: [] for n in labels} for way in WAYS}
+    for n in labels:
+        for draw in range(draws):
+            keras.utils.set_random_seed(seed + draw)
+            rows = _labelled(y, n, np.random.default_rng([seed, n, draw]))
+            known = np.asarray(x[rows]), y[rows]
+            parts = [(model.encode(images), classes) for images, classes in (known, held, test)]
+            found = [metrics.probe_accuracy(*parts)]
+            images, classes = known[0] / np.float32(255), known[1]
+            epochs = -(-steps // -(-len(images) // batch_size))
+            for encoder_rate in (encoder_learning_rate, None):
+                rates = learning_rate, encoder_rate
+                classifier = _classifier(model, int(y.max()) + 1, *rates, steps)
+                classifier.fit(images, classes, batch_size, epochs, verbose=0)
+                logits = classifier.predict(test[0][:] / np.float32(255), 256, verbose=0)
+                found.append(float(np.mean(logits.argmax(1) == test[1])))
+            for way, accuracy in zip(WAYS, found):
+                accuracies[way][n].append(accuracy)
+            shown = ", ".join(f"{way} {value:.4f}" for way, value in zip(WAYS, found))
+            print(f"{n} a class, draw {draw}: {shown}", flush=True)
+    return _report(accuracies, len(test[0]), output)
+
+
+def _labelled(y, n, rng):
+    """Places of n images of each class."""
+    return np.concatenate([rng.choice(np.flatnonzero(y == c), n, False) for c in np.unique(y)])
+
+
+def _classifier(model, classes, rate, encoder_rate, steps):
+    """The encoder up to what its z_mean is made of, and one new layer; the encoder's weights are
+    the checkpoint's where it has a rate of its own."""
+    encoder = type(model).from_config(model.get_config()).encoder
+    if encoder_rate:
+        encoder.set_weights(model.encoder.get_weights())
+    features = layers.Flatten()(encoder.get_layer("z_mean").input)
+    head = layers.Dense(classes, name="classes")
+    classifier = keras.Model(encoder.input, head(features))
+    adam = lambda rate: keras.optimizers.Adam(  # noqa: E731
+        keras.optimizers.schedules.CosineDecay(rate, steps)
+    )
+    rates = keras.optimizers.OptimizerMap(adam(encoder_rate or rate))
+    quick = adam(rate)
+    for variable in head.trainable_variables:
+        rates[variable.path] = quick
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    classifier.compile(keras.optimizers.MultiOptimizer(rates), loss)
+    return classifier
+
+
+def _report(accuracies, n_test, output):
+    numbers, what = {}, f"accuracy, {n_test:,} test images; ± over draws of the labels"
+    for way, by_labels in accuracies.items():
+        for n, values in by_labels.items():
+            numbers[f"{way}, {n} a class"] = {
+                "value": float(np.mean(values)),
+                "standard_error": float(np.std(values)),
+                "unit": "",
+                "protocol": what,
+            }
+    cli.write_json(output / "numbers.json", {"command": cli.command(), "accuracies": accuracies})
+    files = [
+        (output / "numbers.json", "the accuracy of each draw"),
+        (plots.accuracies(accuracies, output / "accuracies.png"), "over the number of labels"),
+    ]
+    print()
+    cli.table(numbers, files)
+    return numbers
+
+
+if __name__ == "__main__":
+    cli.run(classify)
