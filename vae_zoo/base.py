@@ -25,6 +25,22 @@ def restore(value):
     return value
 
 
+def kl_weights(beta, free_bits):
+    """The weight of the KL, out of its serialised form where it is a schedule.
+
+    Raises:
+        ValueError: unless `beta` is a float >= 0 or a schedule, and `free_bits` a float >= 0.
+    """
+    beta = restore(beta)
+    if not callable(beta) and not (isinstance(beta, (int, float)) and 0 <= beta < float("inf")):
+        raise ValueError(
+            f"`beta` must be a float >= 0 or a LearningRateSchedule. Received: beta={beta!r}"
+        )
+    if not 0 <= free_bits < float("inf"):
+        raise ValueError(f"`free_bits` must be >= 0. Received: free_bits={free_bits}")
+    return beta
+
+
 def noise_source(seed):
     """A `SeedGenerator` whose stream is its own; `seed` is an int, None to draw one, or such a
     generator, which is returned as it is.

@@ -133,6 +133,61 @@ class ResidualCell(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
+class LatentGroup(layers.Layer):
+    """One group of latents on the top-down path of a hierarchy: its prior, its posterior relative
+    to it, and how it joins the path.
+
+    Args:
+        latents: int, size or channels of the group.
+        activation: a Keras activation.
+        depth: int, groups of the whole path: what a group adds to it starts scaled by depth^-1/2
+            (VDVAE, section 3.2).
+    """
+
+    log_var_range = (-10.0, 10.0)  # far outside of what training finds
+
+    def __init__(self, latents, activation="silu", depth=1, **kwargs):
+        super().__init__(**kwargs)
+        self.latents, self.activation, self.depth = latents, activation, depth
+
+    def build(self, input_shape):
+        *places, width = input_shape[1:]
+        shared = {"activation": self.activation, "dtype": self.dtype_policy}
+        scale = self.depth**-0.5
+        # Moments in float32 under any policy: densities need it. A new prior is N(0, I).
+        moments = {**shared, "residual": False, "output_dtype": "float32"}
+        head, hidden = 2 * self.latents, max(1, width // 2) if places else width
+        self.prior_cell = built(ResidualCell(head, hidden, 0.0, **moments), (*places, width))
+        self.posterior_cell = built(ResidualCell(head, hidden, **moments), (*places, 2 * width))
+        self.projection = layers.Dense(
+            width,
+            use_bias=False,
+            kernel_initializer=keras.initializers.VarianceScaling(scale**2),
+            dtype=self.dtype_policy,
+        )
+        built(self.projection, (*places, self.latents))
+        self.cell = built(ResidualCell(width, hidden, scale, **shared), (*places, width))
+        self.built = True
+
+    def prior(self, h):
+        """Mean and log-variance of p(z|h), float32."""
+        mean, log_var = ops.split(self.prior_cell(h), 2, axis=-1)
+        return mean, ops.clip(log_var, *self.log_var_range)
+
+    def posterior(self, h, features):
+        """What q's mean and log-variance differ by, float32."""
+        return ops.split(self.posterior_cell(ops.concatenate([h, features], axis=-1)), 2, axis=-1)
+
+    def join(self, h, z):
+        """The path after the group: h and z -> h of the same shape."""
+        return self.cell(h + self.projection(z))
+
+    def get_config(self):
+        own = ("latents", "activation", "depth")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
 class PixelShuffle(layers.Layer):
     """(batch, h, w, 4c) -> (batch, 2h, 2w, c): four channels of a place become a 2×2 patch.
 

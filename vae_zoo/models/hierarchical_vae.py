@@ -14,13 +14,11 @@ import math
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from vae_zoo import distributions, likelihoods, networks
-from vae_zoo.base import EVALUATION_SEED, BaseVAE, restore, serialized
-from vae_zoo.layers import Enlarge, ResidualCell, built, check_sizes, check_widths
-
-LOG_VAR_RANGE = (-10.0, 10.0)  # of prior and posterior, far outside of what training finds
+from vae_zoo.base import EVALUATION_SEED, BaseVAE, kl_weights, serialized
+from vae_zoo.layers import Enlarge, LatentGroup, built, check_sizes, check_widths
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -99,13 +97,7 @@ class HierarchicalVAE(BaseVAE):
             )
         if network not in ("dense", "conv"):
             raise ValueError(f"`network` must be dense or conv. Received: network={network!r}")
-        beta = restore(beta)
-        if not callable(beta) and not (isinstance(beta, (int, float)) and 0 <= beta < float("inf")):
-            raise ValueError(
-                f"`beta` must be a float >= 0 or a LearningRateSchedule. Received: beta={beta!r}"
-            )
-        if not 0 <= free_bits < float("inf"):
-            raise ValueError(f"`free_bits` must be >= 0. Received: free_bits={free_bits}")
+        beta = kl_weights(beta, free_bits)
         likelihood = likelihoods.get(likelihood)
         shared = {"network": network, "blocks": blocks, "activation": activation, "dtype": dtype}
         scales = range(1, len(latents) + 1)
@@ -132,7 +124,7 @@ class HierarchicalVAE(BaseVAE):
         for scale in reversed(scales):
             shape, latent_dim = shapes[scale - 1], latents[scale - 1]
             for _ in range(groups[scale - 1]):
-                group = Group(latent_dim, activation, depth=sum(groups), dtype=dtype)
+                group = LatentGroup(latent_dim, activation, depth=sum(groups), dtype=dtype)
                 self.ladder.append(built(group, shape))
                 self.scales.append(scale)
         self.ascents = [
@@ -164,7 +156,7 @@ class HierarchicalVAE(BaseVAE):
     def posterior(self, i, h, features, mean, log_var):
         """Moments of q(z_i|x, z_>i), relative to those of the prior."""
         d_mean, d_log_var = self.ladder[i].posterior(h, features[self.scales[i] - 1])
-        return mean + d_mean, ops.clip(log_var + d_log_var, *LOG_VAR_RANGE)
+        return mean + d_mean, ops.clip(log_var + d_log_var, *LatentGroup.log_var_range)
 
     def infer(self, x):
         features, means = self.features(x), []
@@ -333,55 +325,3 @@ class HierarchicalVAE(BaseVAE):
 def _summed(terms):
     """Over all but the batch."""
     return ops.sum(terms, axis=tuple(range(1, len(terms.shape))))
-
-
-@keras.saving.register_keras_serializable("vae_zoo")
-class Group(layers.Layer):
-    """One group of latents on the path: its prior, its posterior, and how it joins the path.
-
-    Args:
-        latents: int, size or channels of the group.
-        activation: a Keras activation.
-        depth: int, groups of the whole path: what a group adds to it starts scaled by depth^-1/2
-            (VDVAE, section 3.2).
-    """
-
-    def __init__(self, latents, activation="silu", depth=1, **kwargs):
-        super().__init__(**kwargs)
-        self.latents, self.activation, self.depth = latents, activation, depth
-
-    def build(self, input_shape):
-        *places, width = input_shape[1:]
-        shared = {"activation": self.activation, "dtype": self.dtype_policy}
-        scale = self.depth**-0.5
-        # Moments in float32 under any policy: densities need it. A new prior is N(0, I).
-        moments = {**shared, "residual": False, "output_dtype": "float32"}
-        head, hidden = 2 * self.latents, max(1, width // 2) if places else width
-        self.prior_cell = built(ResidualCell(head, hidden, 0.0, **moments), (*places, width))
-        self.posterior_cell = built(ResidualCell(head, hidden, **moments), (*places, 2 * width))
-        self.projection = layers.Dense(
-            width,
-            use_bias=False,
-            kernel_initializer=keras.initializers.VarianceScaling(scale**2),
-            dtype=self.dtype_policy,
-        )
-        built(self.projection, (*places, self.latents))
-        self.cell = built(ResidualCell(width, hidden, scale, **shared), (*places, width))
-        self.built = True
-
-    def prior(self, h):
-        """Mean and log-variance of p(z|h), float32."""
-        mean, log_var = ops.split(self.prior_cell(h), 2, axis=-1)
-        return mean, ops.clip(log_var, *LOG_VAR_RANGE)
-
-    def posterior(self, h, features):
-        """What q's mean and log-variance differ by, float32."""
-        return ops.split(self.posterior_cell(ops.concatenate([h, features], axis=-1)), 2, axis=-1)
-
-    def join(self, h, z):
-        """The path after the group: h and z -> h of the same shape."""
-        return self.cell(h + self.projection(z))
-
-    def get_config(self):
-        own = ("latents", "activation", "depth")
-        return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from vae_zoo import distributions, likelihoods, priors
-from vae_zoo.base import BaseVAE, restore, serialized
+from vae_zoo.base import BaseVAE, kl_weights, serialized
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -59,13 +59,7 @@ class VAE(BaseVAE):
         num_samples=1,
         **kwargs,
     ):
-        beta = restore(beta)
-        if not callable(beta) and not (isinstance(beta, (int, float)) and 0 <= beta < float("inf")):
-            raise ValueError(
-                f"`beta` must be a float >= 0 or a LearningRateSchedule. Received: beta={beta!r}"
-            )
-        if not 0 <= free_bits < float("inf"):
-            raise ValueError(f"`free_bits` must be >= 0. Received: free_bits={free_bits}")
+        beta = kl_weights(beta, free_bits)
         if num_samples < 1:
             raise ValueError(f"`num_samples` must be at least 1. Received: {num_samples}")
         logged = (*self.logged, "beta") if callable(beta) else self.logged
