@@ -420,7 +420,7 @@ LEVELS = (  # a module imports only from levels above its own
     {"base"},
     {"priors"},
     {"models"},
-    {"evaluate", "plots", "zoo", "transfer"},
+    {"evaluate", "plots", "zoo", "transfer", "export"},
     {"runs"},
     {"__init__"},
 )

@@ -19,10 +19,21 @@ CLASSES = [
 ]
 
 
+TEN_LINES, ONNX = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporters
+def test_the_onnx_files_of_the_readme(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(ONNX, names)
+    np.testing.assert_allclose(names["image"], names["model"].decode(names["z"]), atol=1e-4)
+
+
 def test_the_ten_lines_of_the_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    names = {}
+    code, names = TEN_LINES, {}
     exec(code, names)
     assert names["z"].shape == (10, 8) and names["images"].shape == (10, 28, 28, 1)
     assert names["nats"].mean() > -200  # independent pixels with the right means give -306
