@@ -475,8 +475,14 @@ def _tidy(axes):
 
 
 def _save(figure, path):
-    """Write the PNG, whole or not at all; equal figures give equal bytes."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    """Write the PNG, small, whole or not at all; equal figures give equal bytes."""
+    from PIL import Image
+
+    drawn, picture = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    image = Image.open(drawn).convert("RGB")
+    if colours := image.getcolors(256):  # without loss
+        image = image.quantize(len(colours), dither=Image.Dither.NONE)
+    image.save(picture, "PNG", optimize=True)
     write_bytes(path, picture.getvalue())
     return Path(path)
