@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from vae_zoo import cli, data, load_model, metrics, plots
+from vae_zoo import cli, data, load_model, metrics, plots, transfer
 
 WAYS = ("probe", "fine-tuned", "scratch")
 
@@ -42,8 +42,7 @@ def classify(
         seed: of weights and draws
         output: folder for the numbers and the picture
     """
-    path, output = pathlib.Path(checkpoint), pathlib.Path(output)
-    model = load_model(path / "model.keras" if path.is_dir() else path, compile=False)
+    output, model = pathlib.Path(output), load_model(checkpoint, compile=False)
     (x, y), held, test = (data.load(dataset, split) for split in data.SPLITS)
     if y is None:
         raise ValueError(f"{dataset} has no labels")
@@ -93,15 +92,12 @@ def _classifier(model, classes, rate, encoder_rate, steps):
     features = layers.Flatten()(encoder.get_layer("z_mean").input)
     head = layers.Dense(classes, name="classes")
     classifier = keras.Model(encoder.input, head(features))
-    adam = lambda rate: keras.optimizers.Adam(  # noqa: E731
-        keras.optimizers.schedules.CosineDecay(rate, steps)
-    )
-    rates = keras.optimizers.OptimizerMap(adam(encoder_rate or rate))
-    quick = adam(rate)
-    for variable in head.trainable_variables:
-        rates[variable.path] = quick
+    falling = [
+        keras.optimizers.schedules.CosineDecay(start, steps)
+        for start in (rate, encoder_rate or rate)
+    ]
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    classifier.compile(keras.optimizers.MultiOptimizer(rates), loss)
+    classifier.compile(transfer.optimizer(classifier, head.trainable_variables, *falling), loss)
     return classifier
 
 

@@ -34,11 +34,10 @@ def evaluate_model(
         json_file: where to write the numbers
     """
     path = pathlib.Path(path)
-    file = path / "model.keras" if path.is_dir() else path
-    dataset = dataset or _trained_on(file.parent)
+    dataset = dataset or _trained_on(path if path.is_dir() else path.parent)
     keras.utils.set_random_seed(seed)
     numbers = evaluate(
-        load_model(file, compile=False),
+        load_model(path, compile=False),
         dataset,
         importance_samples=importance_samples,
         importance_images=importance_images,

@@ -61,8 +61,7 @@ def fine_tune(
         raise ValueError(f"--freeze must be encoder, decoder or none. Received: {freeze}")
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
-    output, path = pathlib.Path(output), pathlib.Path(checkpoint)
-    old = load_model(path / "model.keras" if path.is_dir() else path, compile=False)
+    output, old = pathlib.Path(output), load_model(checkpoint, compile=False)
 
     # === Images, in the shape that the model takes ===
     shape = tuple(image_size or old.image_shape)

@@ -87,7 +87,7 @@ def add_entry(
     config = json.loads((run / "config.json").read_text())
     settings = config["settings"]
     dataset = settings["dataset"]
-    model = load_model(run / "model.keras", compile=False)
+    model = load_model(run, compile=False)
     binary = sees_bits(model)
     x_test, _ = data.load(dataset, "test")
     x_test = data.binarize(x_test) if binary else x_test
@@ -152,7 +152,7 @@ def _add_seeds(numbers, settings, runs, x_test, bound):
         other = json.loads((run / "config.json").read_text())["settings"]
         if {key: value for key, value in other.items() if key not in own} != same:
             raise ValueError(f"{run} differs in more than the seed")
-        measured = measure(load_model(run / "model.keras", compile=False), x_test, **bound)
+        measured = measure(load_model(run, compile=False), x_test, **bound)
         for name, number in measured.items():
             if "standard_error" in number:
                 seeds = numbers[name].setdefault(

@@ -9,6 +9,8 @@ of the scope.
 
 import contextlib
 import functools
+import os
+import subprocess
 import sys
 
 import keras
@@ -452,6 +454,28 @@ def compiled(function, model, noisy=False, loops=False):
                 return players[key](*arguments)
 
     return lambda *arrays: keras.tree.map_structure(ops.convert_to_numpy, run(*arrays))
+
+
+def run_on_tensorflow(code, *arguments, **environment):
+    """Runs Python code on TensorFlow in a process of its own: PyTorch and TensorFlow must not meet
+    in one, and no GPU memory is taken from the process that trains.
+
+    Args:
+        code: str, that finds `arguments` in `sys.argv[1:]` and imports as this process does.
+        **environment: variables of the new process beside those of this one.
+
+    Returns:
+        `subprocess.CompletedProcess`, its output captured as text.
+    """
+    own = {
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    environment = os.environ | own | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def accelerator():

@@ -699,6 +699,12 @@ class BaseVAE(LatentModel):
 
         return log_sum
 
+    def update_state(self, outputs, weights, training):
+        """Fits a likelihood's variance; what the objective returns while training then holds `x`
+        and `parameters` too."""
+        if training and self.likelihood.fitted:
+            self.likelihood.update(outputs["x"], outputs["parameters"], weights)
+
     def sample_latents(self, n, seed=0):
         """n latents from the prior, as `encode` returns them: NumPy (n, *latent_shape)."""
         return _each(ops.convert_to_numpy, self.prior.sample(n, seed=noise_source(seed)))

@@ -17,7 +17,6 @@ import hashlib
 import importlib.util
 import os
 import pathlib
-import subprocess
 import sys
 import threading
 import urllib.error
@@ -461,18 +460,9 @@ def _tfds(name):
     cache.parent.mkdir(parents=True, exist_ok=True)
     partial = cache.with_name(f".{cache.stem}.{os.getpid()}.npz")
     try:
-        # A process of its own: PyTorch and TensorFlow must not meet in one.
         code = "import sys; from vae_zoo.data import _write_tfds as write; write(*sys.argv[1:])"
         source = prepared[-1].parent if prepared else ""
-        environment = os.environ | {
-            "KERAS_BACKEND": "tensorflow",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "CUDA_VISIBLE_DEVICES": "-1",  # it would take the memory of the device that trains
-            "TFDS_DATA_DIR": str(data_dir),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        }
-        command = [sys.executable, "-c", code, name, str(source), str(partial)]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        run = backend.run_on_tensorflow(code, name, source, partial, TFDS_DATA_DIR=str(data_dir))
         if run.returncode:
             raise _unknown(name, (run.stderr.strip() or "killed").splitlines()[-1])
         os.replace(partial, cache)

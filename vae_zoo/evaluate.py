@@ -70,14 +70,13 @@ def evaluate(
         numbers["ssim"] = _mean(similarity, "", "of the reconstruction at the posterior mean")
     if hasattr(model, "kl_per_latent"):
         kl = model.kl_per_latent(x[:10_000])
-        name, what = "kl_per_latent", "latent"
         if isinstance(kl, tuple):
-            name, what, kl = (
-                "kl_per_group",
-                "group, from the top",
-                np.float64([k.sum() for k in kl]),
-            )
-        numbers[name] = _number(kl.ravel().tolist(), "nats", f"mean over images of each {what}")
+            groups = [float(group.sum()) for group in kl]
+            protocol = "mean over images of each group, from the top"
+            numbers["kl_per_group"] = _number(groups, "nats", protocol)
+        else:
+            protocol = "mean over images of each latent"
+            numbers["kl_per_latent"] = _number(kl.ravel().tolist(), "nats", protocol)
     if classifier is not None:
         test = x if not latent else x_grey  # an exact density draws bits, a VAE shows means
         train = data.binarize(some) if not latent else some

@@ -3,8 +3,6 @@
 import importlib.util
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 
 import keras
@@ -93,21 +91,11 @@ def _on_tensorflow(model, folder):
     if not importlib.util.find_spec("tensorflow"):
         raise ImportError("On JAX ONNX files need pip install 'vae_zoo[tensorflow,onnx]'")
     path = pathlib.Path(folder, "model.keras")
-    compiled, model.compiled = model.compiled, False
-    try:
-        model.save(path)
-    finally:
-        model.compiled = compiled
+    model.save(path)
     code = (
         "import sys, vae_zoo; from vae_zoo.export import to_onnx;"
-        "to_onnx(vae_zoo.load_model(sys.argv[1]), sys.argv[2])"
+        "to_onnx(vae_zoo.load_model(sys.argv[1], compile=False), sys.argv[2])"
     )
-    environment = os.environ | {
-        "KERAS_BACKEND": "tensorflow",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
-    command = [sys.executable, "-c", code, str(path), str(folder)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    run = backend.run_on_tensorflow(code, path, folder)
     if run.returncode:
         raise ValueError(f"TensorFlow could not export it: {run.stderr.strip().splitlines()[-1]}")

@@ -99,9 +99,9 @@ def stream(folder, image_shape, output, seed=0, progress=None):
         raise ValueError(f"{folder} is not a folder")
     if image_shape[-1] not in (1, 3):
         raise ValueError(f"Images have 1 or 3 channels. Received: image_shape={image_shape}")
-    every = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-    files = [p for p in every if p.suffix.lower() in SUFFIXES]
-    others = [str(p.relative_to(folder)) for p in every if p.suffix.lower() not in SUFFIXES]
+    every = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    files = files_of(folder)
+    others = [str(p.relative_to(folder)) for p in sorted(set(every) - set(files))]
     skipped = dict.fromkeys(others, "not PNG, JPEG, BMP or WebP")
     key = _key(files, image_shape, seed)
     target, index = output / f"images-{key}.u8", output / f"images-{key}.json"

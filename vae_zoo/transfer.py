@@ -77,7 +77,8 @@ def _variables(part):
 
 
 def optimizer(model, fresh, new_rate, old_rate):
-    """Adam at `new_rate` for the variables in `fresh`, at the lower `old_rate` for all others."""
+    """Adam at `new_rate` for the variables in `fresh`, at the lower `old_rate` for all others; both
+    are floats or schedules."""
     if not fresh:
         return keras.optimizers.Adam(old_rate)
     rates = keras.optimizers.OptimizerMap(keras.optimizers.Adam(old_rate))

@@ -193,7 +193,7 @@ def load_model(path, compile=True):
     `keras.models.load_model` after `import vae_zoo` does the same; this one looks first.
 
     Args:
-        path: the file.
+        path: the file, or a folder with model.keras in it: a run, an entry of the zoo.
         compile: False leaves out the optimizer and its state.
 
     Returns:
@@ -204,6 +204,7 @@ def load_model(path, compile=True):
             is never run), or asks for layers of absurd size.
     """
     path = pathlib.Path(path)
+    path = path / "model.keras" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"No file {path}")
     try:

@@ -225,10 +225,6 @@ class HierarchicalVAE(BaseVAE):
         shares = (ops.stop_gradient(means) + 0.01) / ops.convert_to_tensor(sizes, "float32")
         return ops.where(beta < 1.0, shares / ops.mean(shares), 1.0)
 
-    def update_state(self, outputs, weights, training):
-        if training and self.likelihood.fitted:
-            self.likelihood.update(outputs["x"], outputs["parameters"], weights)
-
     def log_weights(self, x, y=None, num_samples=1, training=False):
         repeat = lambda t: ops.tile(t, (num_samples, *[1] * (len(t.shape) - 1)))  # noqa: E731
         features = [repeat(f) for f in self.features(x, training)]

@@ -140,10 +140,6 @@ class VAE(BaseVAE):
         outputs.update(loss=distortion + beta * rate, beta=beta, x=x, parameters=parameters)
         return outputs
 
-    def update_state(self, outputs, weights, training):
-        if training and self.likelihood.fitted:
-            self.likelihood.update(outputs["x"], outputs["parameters"], weights)
-
     def log_weights(self, x, y=None, num_samples=1, training=False):
         z, z_mean, z_log_var = self.sample_posterior(x, num_samples, training)
         parameters = self.likelihood_parameters(z, training)

@@ -200,9 +200,8 @@ class VQVAE(BaseVAE):
         return {**outputs, "loss": loss if averaged else loss + outputs["codebook"]}
 
     def update_state(self, outputs, weights, training):
+        super().update_state(outputs, weights, training)
         if training:
-            if self.likelihood.fitted:
-                self.likelihood.update(outputs["x"], outputs["parameters"], weights)
             for i, codebook in enumerate(self.codebooks):
                 if codebook.state and (codebook.averaged or codebook.restart):
                     uniform = self.draw((codebook.size,), "uniform")
