@@ -72,4 +72,4 @@ def autoencoder(
 
 
 if __name__ == "__main__":
-    cli.run(autoencoder)
+    cli.run(autoencoder, distribute=True)

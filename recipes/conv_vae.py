@@ -87,4 +87,4 @@ def conv_vae(
 
 
 if __name__ == "__main__":
-    cli.run(conv_vae)
+    cli.run(conv_vae, distribute=True)

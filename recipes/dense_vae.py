@@ -79,4 +79,4 @@ def dense_vae(
 
 
 if __name__ == "__main__":
-    cli.run(dense_vae)
+    cli.run(dense_vae, distribute=True)

@@ -157,4 +157,4 @@ def _number(value, what):
 
 
 if __name__ == "__main__":
-    cli.run(fine_tune)
+    cli.run(fine_tune, distribute=True)

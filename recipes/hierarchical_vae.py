@@ -100,4 +100,4 @@ def hierarchical_vae(
 
 
 if __name__ == "__main__":
-    cli.run(hierarchical_vae)
+    cli.run(hierarchical_vae, distribute=True)

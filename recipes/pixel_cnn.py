@@ -75,4 +75,4 @@ def pixel_cnn(
 
 
 if __name__ == "__main__":
-    cli.run(pixel_cnn)
+    cli.run(pixel_cnn, distribute=True)

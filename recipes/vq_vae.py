@@ -109,4 +109,4 @@ def vq_vae(
 
 
 if __name__ == "__main__":
-    cli.run(vq_vae)
+    cli.run(vq_vae, distribute=True)

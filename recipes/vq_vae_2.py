@@ -120,4 +120,4 @@ def vq_vae_2(
 
 
 if __name__ == "__main__":
-    cli.run(vq_vae_2)
+    cli.run(vq_vae_2, distribute=True)

@@ -121,7 +121,7 @@ def test_seventy_samples_are_a_chunk_of_fifty_and_one_of_twenty():
 
 
 def test_filling_up_the_last_batch_changes_no_number(monkeypatch):
-    monkeypatch.setattr(Trainable, "draw", lambda self, *args: table(*args))
+    monkeypatch.setattr(Trainable, "draw", lambda self, *args, **how: table(*args, **how))
     model, x = linear_vae(2.0, 0.1), images(7)
     bound = model.log_likelihood(x, num_samples=3, batch_size=4)
     assert bound.shape == (7,)
@@ -132,7 +132,7 @@ def test_filling_up_the_last_batch_changes_no_number(monkeypatch):
 
 
 def test_evaluate_means_over_all_batches_the_last_smaller(monkeypatch):
-    monkeypatch.setattr(Trainable, "draw", lambda self, *args: table(*args))
+    monkeypatch.setattr(Trainable, "draw", lambda self, *args, **how: table(*args, **how))
     model, x = linear_vae(2.0, 0.1), images(7)
     expected = np.concatenate(
         [objective(model, x[rows])["elbo"] for rows in np.split(range(7), [4])]

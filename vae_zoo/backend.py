@@ -9,6 +9,7 @@ of the scope.
 
 import contextlib
 import functools
+import math
 import os
 import subprocess
 import sys
@@ -180,8 +181,8 @@ def _recorded(function, model, arguments):
 
     drawn = []
 
-    def note(shape, distribution="normal"):
-        drawn.append((tuple(shape), distribution))
+    def note(shape, distribution="normal", alike=False):
+        drawn.append((tuple(shape), distribution, alike))
         return getattr(keras.random, distribution)(shape, seed=0)
 
     with torch.no_grad(), drawing(model, note):  # how many draws there are, of which shapes
@@ -189,10 +190,10 @@ def _recorded(function, model, arguments):
 
     def of_noise(noise, *arguments):
         noise = iter(noise)
-        with drawing(model, lambda *_: next(noise)):
+        with drawing(model, lambda *_, **__: next(noise)):
             return function(*arguments)
 
-    noise = [getattr(keras.random, kind)(shape, seed=0) for shape, kind in drawn]
+    noise = [getattr(keras.random, kind)(shape, seed=0) for shape, kind, _ in drawn]
     try:
         with torch.no_grad():
             graph = _streamlined(make_fx(of_noise)(noise, *arguments))
@@ -259,6 +260,120 @@ def global_norm(tensors):
     return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
 
 
+# === Replicas ===
+#
+# On TensorFlow and PyTorch a step that is spread over devices runs once a device, as a replica that
+# sees its part of the batch. What depends on the whole batch goes through `replica_sum`, so that
+# every replica then assigns equal values to its copies of the variables. On JAX one program sees
+# the whole batch, and all of this does nothing.
+
+
+def replica():
+    """(number of this replica, how many there are)."""
+    if BACKEND == "tensorflow":
+        context = tf.distribute.get_replica_context()  # None where a strategy runs no step
+        count = context.num_replicas_in_sync if context else 1
+        return (context.replica_id_in_sync_group if count > 1 else 0), count
+    if BACKEND == "torch" and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def replica_sum(tensors):
+    """The sum over replicas of a float tensor, or of each of a list of them, in one message."""
+    if replica()[1] == 1:
+        return tensors
+    if not isinstance(tensors, list):
+        return replica_sum([tensors])[0]
+    flat = ops.concatenate([ops.reshape(t, (-1,)) for t in tensors])
+    if BACKEND == "tensorflow":
+        flat = tf.distribute.get_replica_context().all_reduce("SUM", flat)
+    else:  # as a function of its argument, unlike `torch.distributed.all_reduce`
+        functional = torch.distributed._functional_collectives
+        group = torch.distributed.group.WORLD
+        flat = functional.wait_tensor(functional.all_reduce(flat, "sum", group))
+    ends = np.cumsum([0, *(math.prod(t.shape) for t in tensors)]).tolist()
+    parts = [flat[start:end] for start, end in zip(ends, ends[1:])]
+    return [ops.reshape(part, t.shape) for part, t in zip(parts, tensors)]
+
+
+def as_keras_reduces(logs):
+    """Logs of a step in the form in which Keras takes the mean of those of several workers."""
+    if BACKEND == "tensorflow" and isinstance(
+        tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy
+    ):
+        return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+    return logs
+
+
+def devices():
+    """(devices that share a batch, processes that each feed a part of it, number of this one)."""
+    if BACKEND == "tensorflow":  # divides whole batches by itself
+        return tf.distribute.get_strategy().num_replicas_in_sync, 1, 0
+    if BACKEND == "torch":
+        number, count = replica()
+        return count, count, number
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return 1, 1, 0
+    mesh = distribution.device_mesh
+    count = mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+    return count, jax.process_count(), jax.process_index()
+
+
+def from_first(content):
+    """What the first process passes, bytes or None, in all of them."""
+    if devices()[1] == 1:
+        return content
+    if BACKEND == "torch":
+        box = [content]
+        torch.distributed.broadcast_object_list(box, 0)
+        return box[0]
+    from jax.experimental import multihost_utils
+
+    size = -1 if content is None else len(content)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(size)))
+    if size < 0:
+        return None
+    buffer = np.zeros(size, "uint8")
+    if jax.process_index() == 0:
+        buffer[:] = np.frombuffer(content, "uint8")
+    return np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes()
+
+
+def share_from_first(variables):
+    """Gives variables the values that they have in the first process."""
+    if devices()[1] == 1:
+        return
+    if BACKEND == "torch":
+        for variable in variables:
+            value = ops.convert_to_tensor(variable).detach().clone()
+            torch.distributed.broadcast(value, 0)
+            variable.assign(value)
+    else:
+        from jax.experimental import multihost_utils
+
+        local = [np.asarray(v.value) for v in variables]
+        for variable, value in zip(variables, multihost_utils.broadcast_one_to_all(local)):
+            variable.assign(np.asarray(value))
+
+
+def noise_of_replica(source):
+    """A `SeedGenerator` (or what has its `next`) as this replica draws from it: all replicas move
+    its state alike, and get different numbers."""
+    number, count = replica()
+    return source if count == 1 else _NoiseOfReplica(source, number)
+
+
+class _NoiseOfReplica(keras.random.SeedGenerator):
+    def __init__(self, source, number):  # holds no variable
+        self.source, self.number = source, number
+
+    def next(self, ordered=True):
+        state = self.source.next(ordered)
+        return ops.stack([state[0] + ops.cast(self.number, state.dtype) * 101_390_237, state[1]])
+
+
 def accelerate(optimizer):
     """Makes Adam and AdamW update by the engine's fused kernel, in one pass over memory.
 
@@ -267,6 +382,10 @@ def accelerate(optimizer):
     difference. (On JAX XLA fuses the update anyway.)
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a loss-scaling one
+    if BACKEND == "tensorflow":  # gradients come summed over replicas, and clipping needs them so
+        optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: (
+            gradients_and_variables
+        )
     if isinstance(optimizer, keras.optimizers.Adam):
         if BACKEND == "torch":
             optimizer._parallel_update_step = functools.partial(_torch_adam, optimizer)
@@ -340,7 +459,10 @@ def apply_gradients(optimizer, gradients, variables, accept):
     What is refused leaves the variables, the optimizer's slots and `iterations` as they were. The
     choice is made on the device; only PyTorch on a CPU looks at `accept`, where that costs nothing.
     """
-    if BACKEND == "tensorflow":
+    if BACKEND == "tensorflow" and replica()[1] > 1:  # whose updates cannot be in a branch
+        with unchanged_unless(accept, [*variables, *optimizer.variables]):
+            optimizer.apply(gradients, variables)
+    elif BACKEND == "tensorflow":
 
         def update():
             optimizer.apply(gradients, variables)

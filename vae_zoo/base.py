@@ -7,12 +7,13 @@
 import contextlib
 import os
 import pathlib
+import threading
 
 import keras
 import numpy as np
 from keras import ops
 
-from vae_zoo import backend
+from vae_zoo import backend, data
 
 EVALUATION_SEED = 1_000_003  # evaluation draws the same noise each time, so that it is repeatable
 PATIENCE = 50  # updates skipped in a row after which training is given up
@@ -82,6 +83,9 @@ class Trainable(keras.Model):
         self.seed, self.skip_threshold = seed, skip_threshold
         self.noise = noise_source(seed)
         self.means = Means(("loss", *(self.logged if logged is None else logged)))
+        # What holds during one step, which on TensorFlow replicas walk through at once. Not by
+        # attribute assignment: Keras would track it as the model's own state.
+        self.__dict__["_now"] = threading.local()
 
     def objective(self, x, y=None, training=False):
         """What is minimised, and what is logged.
@@ -114,20 +118,25 @@ class Trainable(keras.Model):
 
     # === Noise ===
 
-    def draw(self, shape, distribution="normal"):
-        """All noise of all families: float32 of the given shape, N(0, 1) or "uniform" in [0, 1)."""
-        source = self.__dict__.get("_stateless_noise") or self.noise
+    def draw(self, shape, distribution="normal", alike=False):
+        """All noise of all families: float32 of the given shape, N(0, 1) or "uniform" in [0, 1).
+
+        Replicas, each of which sees a part of the batch, draw different noise; `alike=True` is for
+        what they decide together.
+        """
+        source = getattr(self._now, "noise", None) or self.noise
+        if not alike:
+            source = backend.noise_of_replica(source)
         return getattr(keras.random, distribution)(shape, seed=source)
 
     @contextlib.contextmanager
     def noise_from(self, seed, counter=0):
         """Context in which `draw` is a function of `seed` and `counter`, and moves no state."""
-        # Not by attribute assignment: Keras would track it as the model's own state.
-        self.__dict__["_stateless_noise"] = _StatelessNoise(seed, counter, self.noise.state.dtype)
+        self._now.noise = _StatelessNoise(seed, counter, self.noise.state.dtype)
         try:
             yield
         finally:
-            del self.__dict__["_stateless_noise"]
+            del self._now.noise
 
     def _compiled(self, name, function, noisy=False, loops=False):
         cache = self.__dict__.setdefault("_compiled_functions", {})
@@ -162,7 +171,7 @@ class Trainable(keras.Model):
     # === The step ===
 
     def train_step(self, *args):
-        return backend.stateful(
+        logs = backend.stateful(
             self._train_on_batch,
             args,
             self.trainable_variables,
@@ -170,30 +179,34 @@ class Trainable(keras.Model):
             self.optimizer.variables,
             self.metrics_variables,
         )
+        return backend.as_keras_reduces(logs)
 
     def test_step(self, *args):
-        return backend.stateful(
+        logs = backend.stateful(
             self._test_on_batch,
             args,
             self.trainable_variables,
             self.non_trainable_variables,
             self.metrics_variables,
         )
+        return backend.as_keras_reduces(logs)
 
     def _train_on_batch(self, data):
         x, y, weights = self._unpack(data)
         optimizer, variables = self.optimizer, self.trainable_variables
+        shares = weights / backend.replica_sum(ops.sum(weights))  # of the whole batch
 
         # The noise state moves on; everything else comes back after a bad batch.
         kept = [*self.non_trainable_weights, *self.assigned]
         with backend.unchanged_unless(None, kept) as state:
             outputs, gradients = backend.value_and_gradients(
                 self._loss_and_outputs,
-                (x, y, weights),
+                (x, y, shares),
                 variables,
                 [*self.non_trainable_variables, *optimizer.variables],
                 self._recordings,
             )
+            gradients = backend.replica_sum(gradients)
             scaled = hasattr(optimizer, "dynamic_scale")
             norm = backend.global_norm(gradients) / (optimizer.dynamic_scale if scaled else 1.0)
             finite = ops.isfinite(norm)
@@ -207,11 +220,29 @@ class Trainable(keras.Model):
             metric.update_state(outputs, weights, accepted)
         return self.get_metrics_result()
 
-    def _loss_and_outputs(self, x, y, weights):
-        outputs = self._checked(self.objective(self.prepare(x), y, training=True))
+    def _loss_and_outputs(self, x, y, shares):
+        self._now.shares = shares
+        try:
+            outputs = self._checked(self.objective(self.prepare(x), y, training=True))
+        finally:
+            del self._now.shares
         outputs["loss"] = outputs["loss"] + sum(self.losses)  # regularisers of the layers
-        loss = ops.sum(weights * outputs["loss"]) / ops.sum(weights)
-        return self.optimizer.scale_loss(loss), outputs
+        return self.optimizer.scale_loss(ops.sum(shares * outputs["loss"])), outputs
+
+    def batch_mean(self, terms):
+        """Weighted mean over the examples of a training batch, on all replicas, without a gradient.
+
+        What couples examples needs no more: max(mean, floor) has the gradient of the batch's mean
+        of `where(mean > floor, terms, floor)`.
+
+        Args:
+            terms: float32 (batch, ...).
+        """
+        shares = getattr(self._now, "shares", None)
+        if shares is None:  # an objective called on its own
+            return ops.stop_gradient(ops.mean(terms, axis=0))
+        terms = ops.reshape(shares, (-1, *[1] * (len(terms.shape) - 1))) * terms
+        return ops.stop_gradient(backend.replica_sum(ops.sum(terms, axis=0)))
 
     def _test_on_batch(self, data):
         x, y, weights = self._unpack(data)
@@ -269,7 +300,13 @@ class Trainable(keras.Model):
         """
         self._chosen_execution = steps_per_execution is None and not run_eagerly
         if steps_per_execution is None:
-            steps_per_execution = 1 if run_eagerly else backend.STEPS_PER_EXECUTION
+            one = run_eagerly or backend.devices()[0] > 1
+            steps_per_execution = 1 if one else backend.STEPS_PER_EXECUTION
+        elif backend.BACKEND == "tensorflow" and steps_per_execution > 1 < backend.devices()[0]:
+            raise ValueError(
+                "TensorFlow cannot sum over replicas inside the loop of several steps: leave "
+                f"`steps_per_execution` out. Received: {steps_per_execution}"
+            )
         super().compile(
             optimizer=optimizer,
             jit_compile=jit_compile,
@@ -294,6 +331,10 @@ class Trainable(keras.Model):
         """
         self._check_arguments(x, y, kwargs.get("sample_weight"))
         self._stop_at(kwargs.get("steps_per_epoch"), kwargs.get("validation_steps"))
+        if backend.devices()[0] > 1:
+            self.optimizer.build(self.trainable_variables)
+            backend.share_from_first([*self.variables, *self.optimizer.variables])
+            x, y = self._dealt_out(x, y, batch_size, kwargs), None
         if isinstance(x, keras.utils.PyDataset):
             # A dataset has an order of its own; Keras would deal its batches by the global seed.
             kwargs.setdefault("shuffle", False)
@@ -311,6 +352,9 @@ class Trainable(keras.Model):
         """Keras's `evaluate`; works on a model that was never compiled too."""
         self._check_arguments(x, y, sample_weight)
         self._stop_at(kwargs.get("steps"))
+        if backend.devices()[0] > 1 and isinstance(x, np.ndarray):
+            x = data.Batches(x, y, sample_weight, batch_size or 32, shuffle=False)
+            y = sample_weight = None
         if self.compiled:
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
         self.compile("sgd")
@@ -322,7 +366,29 @@ class Trainable(keras.Model):
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """Keras's `predict`: reconstructions."""
         self._stop_at(steps)
+        if backend.devices()[0] > 1 and isinstance(x, np.ndarray):
+            return self.run("call", self.call, x, batch_size=batch_size or 32)
         return super().predict(x, batch_size, verbose, steps, callbacks)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing: every weight exists, and Keras's way fails with several workers (TensorFlow)."""
+
+    def _dealt_out(self, x, y, batch_size, kwargs):
+        """Arrays for `fit` as batches that are dealt out to the devices; of `kwargs` those of the
+        data are replaced. Anything else is as it was."""
+        batch_size, seed = batch_size or 32, self.seed or 0
+        if kwargs.get("validation_split"):
+            raise ValueError("On several devices pass `validation_data`, not `validation_split`")
+        held_out = kwargs.get("validation_data")
+        if isinstance(held_out, tuple):
+            batches = kwargs.pop("validation_batch_size", None) or batch_size
+            held_out = (*held_out, None, None)[:3]
+            kwargs["validation_data"] = data.Batches(*held_out, batches, shuffle=False)
+        if not isinstance(x, np.ndarray):
+            return x
+        shuffle, weights = kwargs.pop("shuffle", True), kwargs.pop("sample_weight", None)
+        seed += int(ops.convert_to_numpy(self.optimizer.iterations))  # another order each time
+        return data.Batches(x, y, weights, batch_size, seed, shuffle)
 
     def _stop_at(self, *steps):
         """One step an execution where the number of steps is given: Keras runs whole ones."""
@@ -426,9 +492,11 @@ class Means(keras.metrics.Metric):
     def __init__(self, names):
         super().__init__(name="means", dtype="float32")
         self.names = tuple(names)
-        self.totals = self.add_variable((len(self.names),), "zeros", name="totals")
-        self.weight = self.add_variable((), "zeros", name="weight")
-        self.skipped = self.add_variable((), "zeros", name="skipped")
+        # Equal on all replicas, so that the first one speaks for all.
+        state = {"initializer": "zeros", "aggregation": "only_first_replica"}
+        self.totals = self.add_variable((len(self.names),), name="totals", **state)
+        self.weight = self.add_variable((), name="weight", **state)
+        self.skipped = self.add_variable((), name="skipped", **state)
 
     def update_state(self, outputs, weights, accepted=True):
         accepted = ops.cast(accepted, "float32")
@@ -436,8 +504,10 @@ class Means(keras.metrics.Metric):
         terms = ops.stack([outputs[name] for name in self.names])
         # A refused batch may hold NaN, which 0 would not silence.
         terms = ops.where(weights > 0, terms, 0.0)
-        self.totals.assign_add(ops.sum(weights * terms, axis=1))
-        self.weight.assign_add(ops.sum(weights))
+        sums = ops.sum(weights * terms, axis=1), ops.sum(weights)
+        total, weight = backend.replica_sum(list(sums))
+        self.totals.assign_add(total)
+        self.weight.assign_add(weight)
         self.skipped.assign_add(1.0 - accepted)
 
     def result(self):

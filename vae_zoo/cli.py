@@ -12,6 +12,7 @@ status 2 and one line on stderr; `VAE_ZOO_TRACEBACK=1` in the environment shows 
 """
 
 import argparse
+import contextlib
 import difflib
 import inspect
 import json
@@ -20,7 +21,9 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import sys
+import tempfile
 import textwrap
 import traceback
 import typing
@@ -30,8 +33,11 @@ from pathlib import Path
 WIDTH = 100  # columns of the table
 
 
-def run(function, argv=None):
+def run(function, argv=None, distribute=False):
     """Call `function` with the settings of a command line, and return what it returns.
+
+    With `distribute=True` there is a flag `--distribute [N]` too, with which it is called within
+    `vae_zoo.distribute.data_parallel(N)`. Of several processes one prints, and writes to `output`.
 
     Args:
         function: a recipe. Each parameter becomes a flag (`batch_size` is `--batch-size`), read as
@@ -40,13 +46,25 @@ def run(function, argv=None):
             comes before the default; None without one is read as str. A parameter without a
             default is given by its place, without a flag.
         argv: list of str, the arguments; those of the process if None.
+        distribute: bool, whether `function` trains a model of the zoo.
 
     Exits: 0 after `--help`; 2 with one line on stderr for wrong arguments and for a `ValueError`,
         `OSError` or `ImportError` of the function; 130 when interrupted. All else propagates.
     """
     parser = _parser(function)
+    if distribute:
+        parser.add_argument(
+            "--distribute",
+            nargs="?",
+            type=_read_int,
+            const=0,
+            metavar="N",
+            help="train on all devices, or on N of them (default: on one)",
+        )
     settings = _settings(parser, sys.argv[1:] if argv is None else argv)
     try:
+        if "distribute" in settings:
+            return _distributed(function, settings.pop("distribute") or None, settings)
         return function(**settings)
     except KeyboardInterrupt:
         parser.exit(130, "interrupted\n")
@@ -54,6 +72,24 @@ def run(function, argv=None):
         if os.environ.get("VAE_ZOO_TRACEBACK") == "1":
             raise
         parser.error(_describe(error, function))
+
+
+def _distributed(function, devices, settings):
+    from vae_zoo import distribute
+
+    with distribute.data_parallel(devices), contextlib.ExitStack() as stack:
+        if not distribute.is_main():
+            # Does all that the first one does, but where nobody looks.
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            given = settings.get("output", inspect.signature(function).parameters["output"].default)
+            checkpoint = Path(given, "checkpoint.npz")
+            if checkpoint.exists():  # TensorFlow's workers read their own
+                shutil.copy(checkpoint, folder)
+            settings["output"] = folder
+            stack.enter_context(
+                contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
+            )
+        return function(**settings)
 
 
 def table(numbers, files=()):

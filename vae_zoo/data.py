@@ -108,6 +108,10 @@ class Batches(keras.utils.PyDataset):
     accelerator the whole arrays are moved there once, if they fit.
     Reading by `evaluate` counts as an epoch too: evaluate on a `Batches(…, shuffle=False)`.
 
+    Within `distribute.data_parallel` a batch is dealt out to all devices: filled up to a number
+    that they can share evenly, by repeating its first example with weight 0, of which this process
+    gets its part. `batch_size` stays that of all devices together.
+
     Args:
         x: array or array-like with `__len__` and indexing by slices and index arrays.
         y: None or labels, of the length of `x`.
@@ -117,7 +121,7 @@ class Batches(keras.utils.PyDataset):
         seed: int, not negative.
         shuffle: bool; False keeps the order of `x`.
         augment: None, or a function of a batch of `x` and a NumPy generator, which is a function of
-            (seed, epoch, number of the batch): `folders.augmented` say.
+            (seed, epoch, number of the batch, number of the process): `folders.augmented` say.
 
     Output: `x[i]`, `(x[i], y[i])` or `(x[i], y[i], sample_weight[i])`, dtypes unchanged.
     Example:
@@ -135,7 +139,12 @@ class Batches(keras.utils.PyDataset):
             raise ValueError(f"`batch_size` must be positive. Received: {batch_size=}")
         columns = (x, y, sample_weight)
         self.columns = [column for column in columns if column is not None]
-        if augment is None:
+        self.devices, self.processes, self.process = backend.devices()
+        if self.devices > 1:
+            ones = np.ones(len(x), "float32")
+            y = np.zeros(len(x), "int32") if y is None else y
+            self.columns = [x, y, ones if sample_weight is None else sample_weight]
+        elif augment is None:
             self.columns = [backend.on_device(column) for column in self.columns]
         lengths = [len(column) for column in self.columns]
         if len(set(lengths)) > 1:
@@ -149,14 +158,29 @@ class Batches(keras.utils.PyDataset):
         return -(-len(self.columns[0]) // self.batch_size)
 
     def __getitem__(self, index):
+        n = len(self.columns[0])
         rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
         if self.shuffle:
-            rows = _order(len(self.columns[0]), self.seed, self.epoch)[rows].copy()
-        batch = tuple(column[rows] for column in self.columns)
+            rows = _order(n, self.seed, self.epoch)[rows].copy()
+        elif self.devices > 1:
+            rows = np.arange(n)[rows]
+        counted = None
+        if self.devices > 1:
+            rows, counted = self._part(rows)
+        batch = [column[rows] for column in self.columns]
+        if counted is not None:
+            batch[2] = np.where(counted, batch[2], 0).astype("float32")
         if self.augment:
-            rng = np.random.default_rng([self.seed, self.epoch, index])
-            batch = (self.augment(batch[0], rng), *batch[1:])
-        return batch if len(batch) > 1 else batch[0]
+            place = [self.process] if self.process else []
+            rng = np.random.default_rng([self.seed, self.epoch, index, *place])
+            batch[0] = self.augment(batch[0], rng)
+        return tuple(batch) if len(batch) > 1 else batch[0]
+
+    def _part(self, rows):
+        """This process's rows of a batch, and which of them count."""
+        size = -(-len(rows) // self.devices) * self.devices
+        part = np.arange(size).reshape(self.processes, -1)[self.process]
+        return rows[np.where(part < len(rows), part, 0)], part < len(rows)
 
     # `fit` ends an "epoch" before its first one, to drop the batch that it built the model with.
     # Keras reads `workers` when it makes an adapter, and then only: that tells the two ends apart.

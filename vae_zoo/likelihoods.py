@@ -9,7 +9,7 @@ import math
 import keras
 from keras import layers, ops
 
-from vae_zoo import distributions
+from vae_zoo import backend, distributions
 
 
 def get(identifier):
@@ -41,7 +41,7 @@ class Likelihood(layers.Layer):
     (..., batch, height, width, `num_parameters(channels)`), as the decoder returns them."""
 
     binary = False  # True: training draws the bits x ~ Bernoulli(grey level) anew at every step
-    fitted = False  # True: `log_prob` depends on the batch when training
+    fitted = False  # True: `log_prob` depends on the batch where `batch_mean` is given
 
     def __init__(self, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -51,8 +51,12 @@ class Likelihood(layers.Layer):
         """int, decoder outputs for a pixel of `channels` channels."""
         return channels
 
-    def log_prob(self, x, parameters, training=False):
-        """log p(x|z), summed over pixels and channels: (..., batch), nats per example."""
+    def log_prob(self, x, parameters, batch_mean=None):
+        """log p(x|z), summed over pixels and channels: (..., batch), nats per example.
+
+        `batch_mean` is `Trainable.batch_mean` in a training loss, by which a scale can fit the
+        batch; None takes what was fitted so far.
+        """
         raise NotImplementedError
 
     def mean(self, parameters, channels):
@@ -86,7 +90,7 @@ class Bernoulli(Likelihood):
 
     binary = True
 
-    def log_prob(self, x, parameters, training=False):
+    def log_prob(self, x, parameters, batch_mean=None):
         return _summed(distributions.bernoulli_log_prob, x, parameters)
 
     def mean(self, parameters, channels):
@@ -137,32 +141,31 @@ class Gaussian(_LocationScale):
         else:
             self._scale_weight(variance, "variance")
 
-    def log_variance(self, x, mean, training=False):
+    def log_variance(self, x, mean, batch_mean=None):
         """float32 scalar, log of the variance in force."""
         if self.variance == "learned":
             return ops.convert_to_tensor(self.log_scale)
         if not self.fitted:
             return ops.convert_to_tensor(math.log(self.variance), "float32")
-        if training:
-            # The optimum is stationary, so no gradient is lost by cutting it (envelope theorem).
-            error = ops.stop_gradient(ops.mean(ops.square(x - mean)))
+        if batch_mean:
+            # Without a gradient, of which none is lost: the optimum is stationary.
+            error = batch_mean(_squared_errors(x, mean))
         else:  # before the first step there is no estimate: 1
             count = ops.convert_to_tensor(self.count)
             error = ops.where(count > 0, self.squared_error / ops.maximum(count, 1e-6), 1.0)
         return ops.log(ops.maximum(error, 1e-6))
 
-    def log_prob(self, x, parameters, training=False):
-        log_var = self.log_variance(x, parameters, training)
+    def log_prob(self, x, parameters, batch_mean=None):
+        log_var = self.log_variance(x, parameters, batch_mean)
         return _summed(distributions.gaussian_log_prob, x, parameters, log_var)
 
     def update(self, x, parameters, weights):
         if self.fitted:
-            errors = ops.mean(ops.square(x - parameters), axis=(-3, -2, -1))
-            errors = ops.mean(ops.reshape(errors, (-1, ops.shape(x)[0])), axis=0)
-            decay = self.momentum
+            errors, decay = _squared_errors(x, parameters), self.momentum
             total = ops.sum(ops.where(weights > 0, weights * errors, 0.0))
+            total, count = backend.replica_sum([total, ops.sum(weights)])
             self.squared_error.assign(decay * self.squared_error + (1 - decay) * total)
-            self.count.assign(decay * self.count + (1 - decay) * ops.sum(weights))
+            self.count.assign(decay * self.count + (1 - decay) * count)
 
     def sample(self, parameters, channels, draw):
         log_var = self.log_variance(parameters, parameters)
@@ -170,6 +173,12 @@ class Gaussian(_LocationScale):
 
     def get_config(self):
         return {**super().get_config(), "variance": self.variance, "momentum": self.momentum}
+
+
+def _squared_errors(x, mean):
+    """Means over samples, pixels and channels: (batch,)."""
+    errors = ops.mean(ops.square(x - mean), axis=(-3, -2, -1))
+    return ops.mean(ops.reshape(errors, (-1, ops.shape(x)[0])), axis=0)
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -189,7 +198,7 @@ class Laplace(_LocationScale):
         learned = self.scale == "learned"
         return ops.convert_to_tensor(self.log_scale if learned else math.log(self.scale), "float32")
 
-    def log_prob(self, x, parameters, training=False):
+    def log_prob(self, x, parameters, batch_mean=None):
         return _summed(distributions.laplace_log_prob, x, parameters, self._log_scale())
 
     def sample(self, parameters, channels, draw):
@@ -222,7 +231,7 @@ class DiscretizedLogistic(Likelihood):
     def num_parameters(self, channels):
         return self.components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
-    def log_prob(self, x, parameters, training=False):
+    def log_prob(self, x, parameters, batch_mean=None):
         log_probs = distributions.discretized_logistic_mixture_log_prob(x, parameters)
         return ops.sum(log_probs, axis=(-2, -1))
 

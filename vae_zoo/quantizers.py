@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from vae_zoo import backend
 from vae_zoo.layers import LARGEST, check_elements, check_sizes, check_widths
 
 
@@ -93,19 +94,16 @@ class Codebook(layers.Layer):
         flat = ops.where(weights[:, None] > 0, flat, 0.0)
         chosen = ops.one_hot(ops.reshape(codes, (-1,)), self.size, dtype="float32")
         chosen = ops.where(weights[:, None] > 0, chosen * weights[:, None], 0.0)
-        counts = self._average(self.counts, ops.sum(chosen, axis=0))
+        counts = self._average(self.counts, backend.replica_sum(ops.sum(chosen, axis=0)))
         vectors = ops.convert_to_tensor(self.vectors)
         if self.averaged:
-            sums = self._average(self.sums, ops.transpose(chosen) @ flat)
+            sums = self._average(self.sums, backend.replica_sum(ops.transpose(chosen) @ flat))
             total = ops.sum(counts)  # Laplace smoothing: no division by a count near zero
             smoothed = (counts + 1e-5) / (total + self.size * 1e-5) * total
             vectors = sums / smoothed[:, None]
         if self.restart:
             dead = counts < self.restart * ops.mean(counts)
-            cumulated = ops.cumsum(weights)
-            rows = ops.searchsorted(cumulated, uniform * cumulated[-1], side="right")
-            rows = ops.minimum(ops.cast(rows, "int32"), ops.shape(flat)[0] - 1)
-            vectors = ops.where(dead[:, None], ops.take(flat, rows, axis=0), vectors)
+            vectors = ops.where(dead[:, None], _chosen_rows(flat, weights, uniform), vectors)
             counts = ops.where(dead, ops.mean(counts), counts)
             self.counts.assign(counts)
             if self.averaged:
@@ -132,6 +130,22 @@ class Codebook(layers.Layer):
     def get_config(self):
         own = ("size", "dim", "averaged", "decay", "cosine", "restart")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+def _chosen_rows(rows, weights, uniform):
+    """A row of (n, dim) for each number in [0, 1), drawn by weights (n,) from the rows of all
+    replicas as they lie one after the other."""
+    replica, replicas = backend.replica()
+    of_replica = ops.one_hot(replica, replicas, dtype="float32") * ops.sum(weights)
+    ends = ops.cumsum(backend.replica_sum(of_replica))
+    place = uniform * ends[-1]
+    owner = ops.minimum(ops.searchsorted(ends, place, side="right"), replicas - 1)
+    place = place - (ops.take(ends, replica) - ops.sum(weights))
+    row = ops.searchsorted(ops.cumsum(weights), place, side="right")
+    row = ops.clip(ops.cast(row, "int32"), 0, ops.shape(rows)[0] - 1)
+    # The replica in whose part the number falls says what it has there, the others zero.
+    own = ops.cast(owner, "int32") == replica
+    return backend.replica_sum(ops.where(own[:, None], ops.take(rows, row, axis=0), 0.0))
 
 
 @keras.saving.register_keras_serializable("vae_zoo")

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from keras import ops
 
-from vae_zoo import cli, data, metrics, plots
+from vae_zoo import backend, cli, data, metrics, plots
 from vae_zoo.base import BaseVAE, LatentModel
 from vae_zoo.evaluate import measure
 
@@ -198,6 +198,8 @@ class Checkpoint(keras.callbacks.Callback):
             self.history.setdefault(name, []).append(float(value))
         self.seconds += time.monotonic() - self.since  # of training, over all resumed parts
         self.since = time.monotonic()
+        if self.limit is not None:  # all processes stop at the same epoch
+            self.seconds = float(backend.from_first(repr(self.seconds).encode()))
         if self.limit is not None and self.seconds >= self.limit:
             self.of.stop_training = True
         state = {
@@ -220,12 +222,14 @@ class Checkpoint(keras.callbacks.Callback):
 
     def load(self):
         """Puts the state of the checkpoint back; without a checkpoint the run starts anew."""
-        if not self.path.exists():
+        # Of several processes the first one's, wherever the others write.
+        content = backend.from_first(self.path.read_bytes() if self.path.exists() else None)
+        if content is None:
             print(f"No {self.path}: starting from the beginning")
             return
         self.of.optimizer.build(self.of.trainable_variables)
         variables = list(self._variables())
-        with np.load(self.path) as file:
+        with np.load(io.BytesIO(content)) as file:
             state = json.loads(str(file["state"]))
             self.seconds = float(file["seconds"])
             arrays = [file[f"v{i}"] for i in range(sum(name[0] == "v" for name in file.files))]

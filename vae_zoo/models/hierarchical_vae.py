@@ -207,11 +207,12 @@ class HierarchicalVAE(BaseVAE):
             return {**outputs, "loss": -outputs["elbo"], "beta": ops.ones_like(kl)}
         distortion = reconstruction
         if self.likelihood.fitted:
-            distortion = -self.likelihood.log_prob(x, parameters, training=True)
+            distortion = -self.likelihood.log_prob(x, parameters, self.batch_mean)
         beta = self.beta(self.optimizer.iterations) if callable(self.beta) else self.beta
         beta = ops.cast(beta, "float32")
-        means = ops.mean(kls, axis=1, keepdims=True)  # of the batch, one a group
-        rates = ops.maximum(means, self.free_bits) if self.free_bits else kls
+        means = self.batch_mean(ops.transpose(kls))[:, None]  # one a group
+        # max(batch mean, free bits), example by example.
+        rates = ops.where(means > self.free_bits, kls, self.free_bits) if self.free_bits else kls
         weights = self._balanced(means, beta) if self.balance else 1.0
         loss = distortion + beta * ops.sum(weights * rates, axis=0)
         outputs.update(loss=loss, beta=beta * ops.ones_like(kl), x=x, parameters=parameters)
@@ -222,7 +223,7 @@ class HierarchicalVAE(BaseVAE):
         is (NVAE, appendix A; the constant against zeros is its code's)."""
         sizes = [math.prod(shape) for shape in self.latent_shape]
         sizes = [[size / self.groups[s - 1]] for size, s in zip(sizes, self.scales)]
-        shares = (ops.stop_gradient(means) + 0.01) / ops.convert_to_tensor(sizes, "float32")
+        shares = (means + 0.01) / ops.convert_to_tensor(sizes, "float32")
         return ops.where(beta < 1.0, shares / ops.mean(shares), 1.0)
 
     def log_weights(self, x, y=None, num_samples=1, training=False):
@@ -239,8 +240,10 @@ class HierarchicalVAE(BaseVAE):
 
         h = self.walk(choose, ops.shape(features[0])[0])
         parameters = ops.cast(self.decoder(h, training=training), "float32")
-        log_prob = self.likelihood.log_prob(repeat(x), parameters, training)
-        return ops.reshape(log_prob + sum(ratios), (num_samples, -1))
+        parameters = ops.reshape(parameters, (num_samples, -1, *parameters.shape[1:]))
+        fitting = self.batch_mean if training else None
+        ratio = ops.reshape(sum(ratios), (num_samples, -1))
+        return self.likelihood.log_prob(x, parameters, fitting) + ratio
 
     def kl_per_latent(self, x, batch_size=256):
         """Mean over images of the KL of each latent: a tuple of NumPy arrays, a group each, from

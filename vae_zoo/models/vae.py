@@ -125,16 +125,18 @@ class VAE(BaseVAE):
         # One sample, averaged over `num_samples` (eq. 7).
         reconstruction = -ops.mean(self.likelihood.log_prob(x, parameters), axis=0)
         kl_per_latent = self.kl(z, z_mean, z_log_var)
-        kl = ops.sum(kl_per_latent, axis=tuple(range(1, len(kl_per_latent.shape))))
+        latent_axes = tuple(range(1, len(kl_per_latent.shape)))
+        kl = ops.sum(kl_per_latent, axis=latent_axes)
         outputs = {"reconstruction": reconstruction, "kl": kl, "elbo": -reconstruction - kl}
         if not training:
             return {**outputs, "loss": -outputs["elbo"], "beta": ops.ones_like(kl)}
         distortion, rate = reconstruction, kl
         if self.likelihood.fitted:  # the variance that fits this batch
-            log_prob = self.likelihood.log_prob(x, parameters, training=True)
+            log_prob = self.likelihood.log_prob(x, parameters, self.batch_mean)
             distortion = -ops.mean(log_prob, axis=0)
-        if self.free_bits:
-            rate = ops.sum(ops.maximum(ops.mean(kl_per_latent, axis=0), self.free_bits))
+        if self.free_bits:  # max(batch mean, free bits), example by example
+            used = self.batch_mean(kl_per_latent) > self.free_bits
+            rate = ops.sum(ops.where(used, kl_per_latent, self.free_bits), axis=latent_axes)
         beta = self.beta(self.optimizer.iterations) if callable(self.beta) else self.beta
         beta = ops.cast(beta, "float32") * ops.ones_like(kl)
         outputs.update(loss=distortion + beta * rate, beta=beta, x=x, parameters=parameters)
@@ -143,7 +145,8 @@ class VAE(BaseVAE):
     def log_weights(self, x, y=None, num_samples=1, training=False):
         z, z_mean, z_log_var = self.sample_posterior(x, num_samples, training)
         parameters = self.likelihood_parameters(z, training)
-        log_joint = self.likelihood.log_prob(x, parameters, training) + self.prior.log_prob(z)
+        fitting = self.batch_mean if training else None
+        log_joint = self.likelihood.log_prob(x, parameters, fitting) + self.prior.log_prob(z)
         return log_joint - self.log_posterior(z, z_mean, z_log_var)
 
     def _sum_latents(self, values):

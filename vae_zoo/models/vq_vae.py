@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from vae_zoo import likelihoods, networks, priors
+from vae_zoo import backend, likelihoods, networks, priors
 from vae_zoo.base import BaseVAE, serialized
 from vae_zoo.quantizers import Codebook, FiniteScalars
 
@@ -194,7 +194,7 @@ class VQVAE(BaseVAE):
             outputs |= {f"z_{i}": z, f"codes_{i}": codes}
         if not training:
             return {**outputs, "loss": -outputs["elbo"]}
-        distortion = -self.likelihood.log_prob(x, parameters, training=True)
+        distortion = -self.likelihood.log_prob(x, parameters, self.batch_mean)
         loss = distortion + self.commitment * outputs["commitment"]
         averaged = self.codebooks[0].averaged
         return {**outputs, "loss": loss if averaged else loss + outputs["codebook"]}
@@ -204,7 +204,7 @@ class VQVAE(BaseVAE):
         if training:
             for i, codebook in enumerate(self.codebooks):
                 if codebook.state and (codebook.averaged or codebook.restart):
-                    uniform = self.draw((codebook.size,), "uniform")
+                    uniform = self.draw((codebook.size,), "uniform", alike=True)
                     codebook.update(outputs[f"z_{i}"], outputs[f"codes_{i}"], weights, uniform)
 
     def log_weights(self, x, y=None, num_samples=1, training=False):
@@ -261,14 +261,17 @@ class CodeUsage(keras.metrics.Metric):
     def __init__(self, codes, grid=0, suffix=""):
         super().__init__(name=f"usage{suffix}", dtype="float32")
         self.grid, self.suffix = grid, suffix
-        self.counts = self.add_variable((codes,), "zeros", name="counts")
+        # Equal on all replicas, so that the first one speaks for all.
+        self.counts = self.add_variable(
+            (codes,), "zeros", aggregation="only_first_replica", name="counts"
+        )
 
     def update_state(self, outputs, weights, accepted=True):
         weights = weights * ops.cast(accepted, "float32")
         codes = outputs[f"codes_{self.grid}"]
         weights = ops.repeat(weights, math.prod(codes.shape[1:]))
         chosen = ops.one_hot(ops.reshape(codes, (-1,)), self.counts.shape[0], dtype="float32")
-        self.counts.assign_add(ops.matmul(weights[None], chosen)[0])
+        self.counts.assign_add(backend.replica_sum(ops.matmul(weights[None], chosen)[0]))
 
     def result(self):
         p = self.counts / ops.maximum(ops.sum(self.counts), 1e-9)

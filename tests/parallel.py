@@ -1,0 +1,142 @@
+"""Small models, trained in cases that are the same on one device and on several: what
+`test_distribute.py` runs here, and in processes of their own as
+
+    python tests/parallel.py FOLDER DEVICES CASE [CASE ...]
+"""
+
+import pathlib
+import sys
+
+import keras
+import numpy as np
+from keras import ops
+
+import vae_zoo
+from vae_zoo import base, distribute
+from vae_zoo.likelihoods import Gaussian
+
+SHAPE = (8, 6, 1)
+N, BATCH = 75, 32  # the last batch of an epoch, of 11, cannot be halved
+
+
+def images(seed=0):
+    levels = np.random.default_rng(seed).integers(-80, 336, (N, *SHAPE))
+    return np.clip(levels, 0, 255).astype("uint8")
+
+
+@keras.saving.register_keras_serializable("tests")
+class Echo(base.Trainable):
+    """Logs the product of noise and x: the mean is 0 where x is 1 for one half of a batch, -1 for
+    the other, and both have the same noise."""
+
+    logged = ("product",)
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def objective(self, x, y=None, training=False):
+        product = x[:, 0] * self.draw(ops.shape(x)[:1])
+        return {"loss": self.scale**2 * ops.ones_like(product), "product": product}
+
+
+MODELS = {
+    "dense_vae": lambda: vae_zoo.DenseVAE(
+        SHAPE, 3, (16,), likelihood=Gaussian("optimal"), free_bits=0.1, seed=5
+    ),
+    "hierarchical_vae": lambda: vae_zoo.HierarchicalVAE(
+        SHAPE,
+        latents=(4, 2),
+        widths=(12, 8),
+        free_bits=0.5,
+        balance=True,
+        beta=vae_zoo.schedules.warm_up(40),
+        seed=5,
+    ),
+    "vq_vae": lambda: vae_zoo.VQVAE(
+        SHAPE, 8, 4, (6,), averaged=True, restart=0.5, likelihood="gaussian", seed=5
+    ),
+}
+CASES = {  # name: (model, epochs of three steps, settings of the optimizer, precision)
+    "dense_vae": ("dense_vae", 17, {}, "float32"),
+    "hierarchical_vae": ("hierarchical_vae", 17, {}, "float32"),
+    "vq_vae": ("vq_vae", 4, {}, "float32"),
+    "clipping": ("dense_vae", 3, {"global_clipnorm": 0.5}, "float32"),
+    "weights": ("dense_vae", 3, {}, "float32"),
+    "skipping": ("dense_vae", 3, {}, "float32"),
+    "float16": ("dense_vae", 9, {}, "mixed_float16"),
+    "averages": ("dense_vae", 3, {"use_ema": True}, "float32"),
+}
+
+
+def quiet(self, shape, distribution="normal", alike=False):
+    """No noise: what each device draws is constant, what all draw alike is a table."""
+    if alike:
+        table = np.modf(np.arange(shape[0]) * 0.618 + 0.1)[0]
+        return ops.convert_to_tensor(table.astype("float32"))
+    return ops.full(shape, 0.5 if distribution == "uniform" else 0.0)
+
+
+def train(case):
+    """Trains and measures: (model, dict of NumPy arrays)."""
+    name, epochs, settings, precision = CASES[case]
+    keras.utils.set_random_seed(3)
+    keras.config.set_dtype_policy(precision)
+    model, x, y, weights = MODELS[name](), images(), None, None
+    keras.config.set_dtype_policy("float32")
+    model.compile(keras.optimizers.Adam(1e-3, **settings))
+    if case == "vq_vae":
+        model.start_codebook(x)
+    seen = x
+    if case == "skipping":
+        seen = x / np.float32(255)
+        seen[BATCH + 5] = np.nan  # in the second of three batches, on one of two devices
+    if case == "weights":
+        y = np.zeros(N, "int32")
+        weights = np.random.default_rng(1).integers(0, 3, N).astype("float32")
+    history = model.fit(
+        *(seen, y, BATCH, epochs),
+        verbose=0,
+        shuffle=False,
+        sample_weight=weights,
+        validation_data=(images(1),),
+    ).history
+    found = {f"history/{key}": np.float64(value) for key, value in history.items()}
+    found["history/evaluated"] = np.float64(model.evaluate(x, verbose=0))
+    found["reconstructions"] = model.predict(x[:5], verbose=0)
+    if case == "vq_vae":
+        found["codes"] = model.encode(x)
+    parts = {"weights": model.weights, "slots": model.optimizer.variables}
+    for part, variables in parts.items():
+        arrays = [ops.convert_to_numpy(v).ravel().astype("float64") for v in variables]
+        found[part] = np.concatenate(arrays)
+    return model, found
+
+
+def echo():
+    """Sums of noise of opposite signs in the two halves of a batch, step by step, and in a test."""
+    x = np.tile(np.repeat([1.0, -1.0], 8), 4).astype("float32")[:, None]
+    model = Echo(seed=1)
+    model.compile("sgd")
+    fit = {"batch_size": 16, "verbose": 0, "shuffle": False}
+    trained = model.fit(x, epochs=3, **fit).history["product"]
+    return trained, model.evaluate(x, batch_size=16, verbose=0, return_dict=True)["product"]
+
+
+def main(folder, devices, *cases):
+    folder = pathlib.Path(folder)
+    with distribute.data_parallel(int(devices) or None, timeout=20):
+        if not distribute.is_main():
+            folder = folder / "other"
+        folder.mkdir(parents=True, exist_ok=True)
+        trained, tested = echo()
+        np.savez(folder / "echo.npz", trained=trained, tested=tested)
+        base.Trainable.draw = quiet
+        for case in cases:
+            model, found = train(case)
+            model.save(folder / f"{case}.keras")
+            np.savez(folder / f"{case}.npz", **found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,254 @@
+"""Two devices, and two processes, do what one device does."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import parallel
+import pytest
+from keras import ops
+
+import vae_zoo
+from vae_zoo import backend, base, data, distribute
+
+BACKEND = keras.backend.backend()
+HERE = pathlib.Path(__file__).parent
+RECIPE = HERE.parent / "recipes" / "dense_vae.py"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def start(script, arguments, processes, folder):
+    """Starts a script as so many workers, each with its output in a file of `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ports, started = [free_port() for _ in range(2)], []
+    for number in range(processes):
+        own = {"KERAS_BACKEND": BACKEND, "OMP_NUM_THREADS": "1", "NPROC": "8"}
+        own["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), *filter(None, sys.path)])
+        if BACKEND == "torch":
+            own |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(processes)}
+            own |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(ports[0])}
+        elif processes > 1 and BACKEND == "jax":
+            own["KERAS_DISTRIBUTION_JOB_ADDRESSES"] = f"localhost:{ports[0]}"
+            own["KERAS_DISTRIBUTION_NUM_PROCESSES"] = str(processes)
+            own["KERAS_DISTRIBUTION_PROCESS_ID"] = str(number)
+        elif processes > 1:
+            cluster = {"worker": [f"localhost:{port}" for port in ports]}
+            task = {"type": "worker", "index": number}
+            own["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+        command = [sys.executable, str(script), *map(str, arguments)]
+        with open(folder / f"{number}.log", "w") as log:
+            process = subprocess.Popen(
+                command, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT
+            )
+        started.append(process)
+    return started
+
+
+def finish(processes, folder, seconds=300):
+    """Waits for all; the exit statuses."""
+    try:
+        codes = [process.wait(seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for number, code in enumerate(codes):
+        if code:
+            sys.stdout.write((folder / f"{number}.log").read_text()[-3000:])
+    return codes
+
+
+@pytest.fixture(scope="module")
+def two_devices(tmp_path_factory):
+    """All cases, trained on two devices: a folder."""
+    folder = tmp_path_factory.mktemp("two_devices")
+    workers = 2 if BACKEND == "torch" else 1
+    devices = 0 if BACKEND == "torch" else 2
+    script = HERE / "parallel.py"
+    processes = start(script, [folder, devices, *parallel.CASES], workers, folder)
+    assert not any(finish(processes, folder))
+    return folder
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    monkeypatch.setattr(base.Trainable, "draw", parallel.quiet)
+    return lambda case: parallel.train(case)[1]
+
+
+def relative_difference(a, b):
+    return np.linalg.norm(a - b) / np.linalg.norm(a)
+
+
+def assert_same(one, other, case):
+    assert set(one) == set(other)
+    for name in [name for name in one if name.startswith("history/")]:
+        np.testing.assert_allclose(other[name], one[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    assert relative_difference(one["weights"], other["weights"]) <= 1e-5
+    assert relative_difference(one["slots"], other["slots"]) <= 1e-4
+    np.testing.assert_allclose(other["reconstructions"], one["reconstructions"], atol=1e-4)
+    if case == "vq_vae":
+        assert (one["codes"] == other["codes"]).all() and len(np.unique(one["codes"])) > 4
+
+
+@pytest.mark.parametrize("case", [case for case in parallel.CASES if case != "float16"])
+def test_two_devices_do_what_one_does(case, two_devices, one_device):
+    one, two = one_device(case), np.load(two_devices / f"{case}.npz")
+    if case == "skipping":
+        assert (one["history/skipped"] == 1).all()
+    assert_same(one, {name: two[name] for name in two.files}, case)
+
+
+def test_overflows_of_float16_are_skipped_together(two_devices, one_device):
+    one, two = one_device("float16"), np.load(two_devices / "float16.npz")
+    for found in (one, two):
+        assert np.isfinite(found["history/loss"]).all() and np.isfinite(found["weights"]).all()
+    # A part of a batch overflows later than the whole: the scales part, the losses hardly.
+    np.testing.assert_allclose(two["history/loss"], one["history/loss"], rtol=0.05)
+    assert two["history/loss"][-1] < two["history/loss"][0]
+
+
+def test_replicas_draw_different_noise(two_devices):
+    found = np.load(two_devices / "echo.npz")
+    for sums in (found["trained"], found["tested"]):
+        assert (np.abs(sums) > 1e-4).all()
+    assert len(set(found["trained"])) == 3  # and other noise at every step
+    trained, tested = parallel.echo()
+    assert (np.abs([*trained, tested]) < 1).all() and (np.abs(found["trained"]) < 1).all()
+
+
+def test_what_two_devices_save_one_loads(two_devices):
+    model = vae_zoo.load_model(two_devices / "hierarchical_vae.keras")
+    two = np.load(two_devices / "hierarchical_vae.npz")
+    weights = [ops.convert_to_numpy(v).ravel() for v in model.weights]
+    np.testing.assert_array_equal(np.concatenate(weights).astype("float64"), two["weights"])
+    made = model.predict(parallel.images()[:5], verbose=0)
+    np.testing.assert_allclose(made, two["reconstructions"], atol=1e-5)
+    steps = int(ops.convert_to_numpy(model.optimizer.iterations))
+    model.fit(parallel.images(), batch_size=parallel.BATCH, verbose=0)
+    assert int(ops.convert_to_numpy(model.optimizer.iterations)) == steps + 3
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="its devices are processes anyway")
+def test_two_processes_do_what_one_does(tmp_path, one_device):
+    cases = ("dense_vae", "vq_vae")
+    processes = start(HERE / "parallel.py", [tmp_path, 0, *cases], 2, tmp_path)
+    assert not any(finish(processes, tmp_path))
+    for case in cases:
+        one = one_device(case)
+        for folder in (tmp_path, tmp_path / "other"):
+            found = np.load(folder / f"{case}.npz")
+            assert_same(one, {name: found[name] for name in found.files}, case)
+
+
+def recipe(output, epochs, folder, *flags):
+    settings = ["--epochs", epochs, "--hidden", "16", "--latent-dim", "3", "--output", output]
+    settings += ["--importance-samples", 0, "--batch-size", 100, "--distribute", *flags]
+    return start(RECIPE, settings, 2, folder)
+
+
+def wait_for(condition, processes, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end and all(p.poll() is None for p in processes)
+        time.sleep(0.1)
+
+
+def test_a_worker_that_dies_ends_the_run_and_resuming_goes_on_as_if_it_had_not(tmp_path):
+    whole, broken, logs = (tmp_path / name for name in ("whole", "broken", "logs"))
+    assert not any(finish(recipe(whole, 6, logs), logs))
+    assert sorted(p.name for p in whole.iterdir()) == sorted(
+        ["checkpoint.npz", "config.json", "history.csv", "model.keras", "numbers.json"]
+        + [p.name for p in whole.glob("*.png")]
+    )
+
+    processes = recipe(broken, 6, logs)
+    wait_for((broken / "history.csv").exists, processes)
+    processes[1].send_signal(signal.SIGKILL)
+    start_of_wait = time.monotonic()
+    assert finish(processes, logs, 60)[0] != 0 and time.monotonic() - start_of_wait < 60
+    assert "A worker of this run was lost" in (logs / "0.log").read_text()
+    epochs = (broken / "history.csv").read_text().count("\n") - 1
+    assert 0 < epochs < 6 and not (broken / "model.keras").exists()
+
+    assert not any(finish(recipe(broken, 6, logs, "--resume"), logs))
+    assert f"Resuming after epoch {epochs}" in (logs / "0.log").read_text()
+    one, other = (vae_zoo.load_model(folder / "model.keras") for folder in (whole, broken))
+    for a, b in zip(one.variables, other.variables, strict=True):
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(a), ops.convert_to_numpy(b), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("n", [7, 8, 21])
+def test_a_batch_is_dealt_out_with_weights_of_zero_for_what_fills_it_up(n, monkeypatch):
+    x, y = np.arange(n)[:, None].astype("float32"), np.arange(n)
+    whole = data.Batches(x, y, batch_size=8, seed=4)
+    parts = []
+    for process in (0, 1):
+        monkeypatch.setattr(backend, "devices", lambda process=process: (4, 2, process))
+        parts.append(data.Batches(x, y, batch_size=8, seed=4))
+    for i in range(len(whole)):
+        dealt = [part[i] for part in parts]
+        assert len(dealt[0][0]) == len(dealt[1][0]) and len(dealt[0][0]) % 2 == 0
+        x_dealt, y_dealt, weights = (np.concatenate(column) for column in zip(*dealt))
+        np.testing.assert_array_equal(x_dealt[weights > 0], whole[i][0])
+        np.testing.assert_array_equal(y_dealt[weights > 0], whole[i][1])
+        assert (x_dealt[weights == 0] == whole[i][0][0]).all() and set(weights) <= {0.0, 1.0}
+
+
+def test_what_cannot_be_spread_out_says_why():
+    with pytest.raises(ValueError, match="`devices` must be at least 1. Received: devices=0"):
+        with distribute.data_parallel(0):
+            pass
+    if BACKEND == "torch":
+        with pytest.raises(ValueError, match="start with torchrun --nproc-per-node 2"):
+            with distribute.data_parallel(2):
+                pass
+    else:
+        with pytest.raises(ValueError, match="before anything is computed|at most 1 here"):
+            ops.convert_to_numpy(ops.ones(1) + 1)
+            with distribute.data_parallel(3):
+                pass
+    if BACKEND != "jax":
+        with pytest.raises(ValueError, match="JAX only"):
+            with distribute.model_parallel():
+                pass
+
+
+MODEL_PARALLEL = """
+import sys, numpy as np, parallel
+from vae_zoo import base, distribute
+base.Trainable.draw = parallel.quiet
+with distribute.model_parallel(2, devices=4):
+    model, found = parallel.train("hierarchical_vae")
+    kernels = [v for v in model.weights if v.path.endswith("kernel")]
+    parts = [len({str(shard.index) for shard in v.value.addressable_shards}) for v in kernels]
+    assert parts.count(2) > 0.9 * len(parts), parts
+    model.save(sys.argv[1] + "/model.keras")
+np.savez(sys.argv[1] + "/found.npz", **found)
+"""
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="divides models on JAX only")
+def test_a_divided_model_does_what_a_whole_one_does(tmp_path, one_device):
+    script = tmp_path / "script.py"
+    script.write_text(MODEL_PARALLEL)
+    assert not any(finish(start(script, [tmp_path], 1, tmp_path), tmp_path))
+    found = np.load(tmp_path / "found.npz")
+    one = one_device("hierarchical_vae")
+    assert_same(one, {name: found[name] for name in found.files}, "hierarchical_vae")
+    weights = vae_zoo.load_model(tmp_path / "model.keras").weights
+    whole = np.concatenate([ops.convert_to_numpy(v).ravel() for v in weights])
+    np.testing.assert_allclose(whole, found["weights"], atol=1e-7)
