@@ -61,11 +61,9 @@ CASES = {  # name: (model, epochs of three steps, settings of the optimizer, pre
     "dense_vae": ("dense_vae", 17, {}, "float32"),
     "hierarchical_vae": ("hierarchical_vae", 17, {}, "float32"),
     "vq_vae": ("vq_vae", 4, {}, "float32"),
-    "clipping": ("dense_vae", 3, {"global_clipnorm": 0.5}, "float32"),
-    "weights": ("dense_vae", 3, {}, "float32"),
+    "weights": ("dense_vae", 3, {"global_clipnorm": 0.5, "use_ema": True}, "float32"),
     "skipping": ("dense_vae", 3, {}, "float32"),
     "float16": ("dense_vae", 9, {}, "mixed_float16"),
-    "averages": ("dense_vae", 3, {"use_ema": True}, "float32"),
 }
 
 

@@ -4,6 +4,7 @@ Each backend is a process of its own. Within it the zoo and the hand-written loo
 that what else happens on the machine happens to both; what counts are ratios of one run.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -17,6 +18,11 @@ import numpy as np
 
 BACKENDS = ("tensorflow", "jax", "torch")
 ROOT = pathlib.Path(__file__).parent.parent
+ONE_THREAD = {  # a device
+    "OMP_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+}
 TASKS = ("fit", "encode", "sample", "log_likelihood")
 MODELS = {  # and what is measured of each
     "dense_vae": TASKS,
@@ -32,6 +38,8 @@ def benchmark(
     batch_size=128,
     images=10240,
     rounds=5,
+    distribute=False,
+    devices=2,
     json_file: str = None,
     readme=False,
 ):
@@ -46,10 +54,16 @@ def benchmark(
         batch_size: images in a training step
         images: images in an epoch (digits, repeated)
         rounds: turns that the zoo and the hand-written loop take; medians are reported
+        distribute: measure instead how fit scales: on one device, and on several with as many
+            times the batch
+        devices: how many those are, of one thread each where they are parts of a CPU
         json_file: where to write all measurements
-        readme: write the table into README.md, between its two benchmark marks
+        readme: write the table into README.md, between its two marks
     """
     from vae_zoo import cli
+
+    if distribute and devices < 2:
+        raise ValueError(f"`devices` must be at least 2. Received: {devices}")
 
     rows = []
     for backend in backends:
@@ -70,33 +84,53 @@ def benchmark(
                     "rounds": rounds,
                 }
                 print(f"{backend}, {model}, {precision} …", flush=True)
+                if distribute:
+                    one, many = (
+                        _worker("scaling", backend, {**settings, "devices": n})
+                        for n in (1, devices)
+                    )
+                    rows.append({"backend": backend, **settings, **one, "many": many["fit"]})
+                    continue
                 row = _worker("speed", backend, settings)
                 for side in ("zoo", "hand"):  # fresh processes, or one would warm up the other
                     row[side] |= _worker(side, backend, settings)
                 rows.append({"backend": backend, **settings, **row})
     if not rows:
         raise ValueError("None of the backends is installed")
-    sampling = []
-    for backend in dict.fromkeys(row["backend"] for row in rows):
-        print(f"{backend}, sampling of a PixelCNN …", flush=True)
-        sampling.append({"backend": backend, **_worker("sampling", backend, {"rounds": rounds})})
-    table = f"{_table(rows)}\n\n{_sampling_table(sampling)}"
+    if distribute:
+        table, name, sampling = _scaling_table(rows, devices), "scaling", []
+    else:
+        table, name, sampling = _table(rows), "benchmark", _samplings(rows, rounds)
+        table += f"\n\n{_sampling_table(sampling)}"
     print(f"\n{table}")
     if json_file:
         cli.write_json(json_file, {"models": rows, "sampling": sampling})
     if readme:
-        cli.replace_block(ROOT / "README.md", "benchmark", table)
+        cli.replace_block(ROOT / "README.md", name, table)
     return rows
+
+
+def _samplings(rows, rounds):
+    sampling = []
+    for backend in dict.fromkeys(row["backend"] for row in rows):
+        print(f"{backend}, sampling of a PixelCNN …", flush=True)
+        sampling.append({"backend": backend, **_worker("sampling", backend, {"rounds": rounds})})
+    return sampling
 
 
 def _worker(task, backend, settings):
     """Runs `task` in a process of its own; the last line that it prints is its result."""
     environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, __file__, "--worker", task, json.dumps(settings)]
+    if task == "scaling":
+        environment |= ONE_THREAD
+        if backend == "torch" and settings["devices"] > 1:
+            launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(settings["devices"])]
+            command[1:1] = launcher
     run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if run.returncode:
         raise ValueError(f"{backend}: the measurement of {task} failed")
-    return json.loads(run.stdout.splitlines()[-1])
+    return json.loads([line for line in run.stdout.splitlines() if line.startswith("{")][-1])
 
 
 # In the worker.
@@ -221,6 +255,23 @@ def _sampling(settings):
     return {**seconds, "times": float(np.median(np.divide(naive, cached)))}
 
 
+def _scaling(settings):
+    """Images per second of `fit` on so many devices."""
+    from vae_zoo import data, distribute
+
+    x, devices = _digits(settings["images"]), settings["devices"]
+    spread = distribute.data_parallel(devices) if devices > 1 else contextlib.nullcontext()
+    with spread:
+        batches = data.Batches(x, batch_size=settings["batch_size"] * devices)
+        model, seconds = _zoo(settings), []
+        for _ in range(settings["rounds"] + 1):  # the first one compiles
+            start = time.perf_counter()
+            model.fit(batches, epochs=1, verbose=0)
+            seconds.append(time.perf_counter() - start)
+        main = distribute.is_main()
+    return {"fit": len(x) / float(np.median(seconds[1:])), "main": main}
+
+
 def _first_step(side, settings):
     """Seconds from nothing but imported packages to the end of the first step; memory later."""
     import keras
@@ -329,6 +380,24 @@ def _table(rows):
     return "\n".join(lines)
 
 
+def _scaling_table(rows, devices):
+    lines = [
+        f"Measured on {time.strftime('%Y-%m-%d')}, {rows[0]['machine']}, by "
+        f"`python tools/benchmark.py --distribute --devices {devices} --readme`: images per second "
+        f"of `fit` on one device with batches of {rows[0]['batch_size']}, and on {devices} with "
+        f"{devices} times as many. Without an accelerator a device is one thread of the CPU, which "
+        "shares its caches and memory with the others.",
+        "",
+        f"| model | backend | 1 device, images/s | {devices} devices, images/s | efficiency |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        share = row["many"] / row["fit"] / devices
+        cells = [row["model"], row["backend"], f"{row['fit']:,.0f}", f"{row['many']:,.0f}"]
+        lines.append(f"| {' | '.join(cells)} | {share:.2f} |")
+    return "\n".join(lines)
+
+
 def _sampling_table(rows):
     lines = [
         "64 images of 28×28 pixels from a `PixelCNN` (32 filters, 5 blocks), with what each block "
@@ -353,6 +422,10 @@ def _main():
         result = _speed(settings) | {"machine": _machine()}
     elif task == "sampling":
         result = _sampling(settings)
+    elif task == "scaling":
+        result = _scaling(settings) | {"machine": _machine()}
+        if not result.pop("main"):
+            return
     else:
         result = _first_step(task, settings)
     print(json.dumps(result))

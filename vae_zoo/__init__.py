@@ -14,7 +14,7 @@ except ModuleNotFoundError as _error:
         f"'vae_zoo[{_backend}]', or set KERAS_BACKEND to tensorflow, jax or torch"
     ) from None
 
-from vae_zoo import likelihoods, priors, schedules  # noqa: E402
+from vae_zoo import distribute, likelihoods, priors, schedules  # noqa: E402
 from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402
 from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
@@ -34,6 +34,7 @@ __all__ = [
     "VAE",
     "VQVAE",
     "VQVAE2",
+    "distribute",
     "likelihoods",
     "load_model",
     "priors",

@@ -63,7 +63,7 @@ def run(function, argv=None, distribute=False):
         )
     settings = _settings(parser, sys.argv[1:] if argv is None else argv)
     try:
-        if "distribute" in settings:
+        if distribute and "distribute" in settings:
             return _distributed(function, settings.pop("distribute") or None, settings)
         return function(**settings)
     except KeyboardInterrupt:

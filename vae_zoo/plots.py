@@ -287,6 +287,97 @@ def accuracies(values, path):
     return _save(figure, path)
 
 
+def rate_distortion(rows, path):
+    """Rate and distortion of trials, by their β where it differs, with the Pareto front: no trial
+    has less of both.
+
+    Args:
+        rows: dicts with "rate" and "distortion" (nats), and "beta" or none; others are left out.
+        path: the PNG to write.
+    """
+    rows = [row for row in rows if row.get("rate") is not None]
+    rate, distortion = (np.array([row[name] for row in rows]) for name in ("rate", "distortion"))
+    front = [i for i in np.argsort(rate) if (distortion[rate < rate[i]] > distortion[i]).all()]
+    figure = _figure(520, 400, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rate[front], distortion[front], color=VALIDATION, label="Pareto front", zorder=1)
+    beta = [row.get("beta") for row in rows]
+    if None in beta:
+        axes.scatter(rate, distortion, s=22, color=TRAINING, zorder=2)
+    else:
+        points = axes.scatter(rate, distortion, s=22, c=np.log10(beta), cmap="viridis", zorder=2)
+        figure.colorbar(points, label="log10 β")
+    axes.set(xlabel="rate, nats", ylabel="distortion, nats")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.legend(fontsize=8, frameon=False)
+    _tidy(axes)
+    return _save(figure, path)
+
+
+def search(rows, objective, path):
+    """The objective of trials over each of the settings that differ, a panel each.
+
+    Args:
+        rows: dicts of settings and numbers, as `tuning.table` returns them.
+        objective: the name of the one on the vertical axis.
+        path: the PNG to write.
+    """
+    rows, names = _settings(rows, objective)
+    columns = min(3, len(names))
+    figure = _figure(300 * columns, 260 * math.ceil(len(names) / columns), layout="constrained")
+    for position, name in enumerate(names, start=1):
+        axes = figure.add_subplot(math.ceil(len(names) / columns), columns, position)
+        values = np.array([row[name] for row in rows], "float64")
+        axes.scatter(values, [row[objective] for row in rows], s=18, color=TRAINING)
+        if values.min() > 0 and values.max() > 8 * values.min():
+            axes.set_xscale("log")
+            ticks = np.geomspace(values.min(), values.max(), 4)
+            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axes.minorticks_off()
+        axes.set(xlabel=name, ylabel=objective)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        _tidy(axes)
+    return _save(figure, path)
+
+
+def parallel(rows, objective, path):
+    """Parallel coordinates: a line a trial through its settings and its objective, the best dark.
+
+    Args:
+        rows, objective, path: see `search`; rows come best first.
+    """
+    rows, names = _settings(rows, objective)
+    names = [*names, objective]
+    table = np.array([[row[name] for name in names] for row in rows], "float64")
+    scaled = np.empty_like(table)
+    for column, values in enumerate(table.T):
+        if values.min() > 0 and values.max() > 8 * values.min():
+            values = np.log(values)
+        scaled[:, column] = (values - values.min()) / (np.ptp(values) or 1.0)
+    figure = _figure(130 * len(names) + 80, 360, layout="constrained")
+    axes = figure.subplots()
+    for rank, line in reversed(list(enumerate(scaled))):
+        shade = rank / max(1, len(rows) - 1)
+        axes.plot(line, color=str(0.1 + 0.75 * shade), linewidth=2.0 - 1.4 * shade)
+    ends = [
+        f"{name}\n{low:.3g} to {high:.3g}"
+        for name, low, high in zip(names, table.min(axis=0), table.max(axis=0))
+    ]
+    axes.set_xticks(range(len(names)), ends)
+    axes.set_yticks([])
+    axes.grid(alpha=0.4, axis="x")
+    _tidy(axes)
+    return _save(figure, path)
+
+
+def _settings(rows, objective):
+    """Finished trials, and the names of the settings that differ between them."""
+    numbers = ("trial", "status", "seconds", "rate", "distortion", "val_elbo", "val_loss")
+    rows = [row for row in rows if row.get(objective) is not None]
+    names = [n for n in rows[0] if n not in (*numbers, objective) and all(n in r for r in rows)]
+    return rows, [n for n in names if len({row[n] for row in rows}) > 1] or names[:1]
+
+
 def latent_scatter(z, y, path):
     """Latent codes as points, coloured by class.
 

@@ -1,0 +1,207 @@
+"""Searches: what is varied, what is sought, and that nothing is lost on the way."""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import vae_zoo
+from vae_zoo import tuning
+
+BACKEND = keras.backend.backend()
+RECIPE = pathlib.Path(__file__).parent.parent / "recipes" / "tune.py"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A .npz of forty images of 8×6."""
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    levels = np.random.default_rng(0).integers(-80, 336, (40, 8, 6, 1))
+    np.savez(path, x=np.clip(levels, 0, 255).astype("uint8"))
+    return str(path)
+
+
+def searched(tmp_path, family, dataset, trials=2, kind="random", **settings):
+    lines = []
+    search = tuning.Search(
+        family, dataset, epochs=2, batch_size=16, progress=lines.append, **settings
+    )
+    tuner = search.tuner(kind, trials, tmp_path)
+    tuner.search(epochs=2, verbose=0)
+    return search, tuner, lines
+
+
+@pytest.mark.parametrize("family", tuning.FAMILIES)
+def test_every_family_has_a_space_around_the_recipes_default(family, tiny):
+    search = tuning.Search(family, tiny, epochs=1, batch_size=16, progress=[].append)
+    hp = tuning.keras_tuner.HyperParameters()
+    model = search.build(hp)
+    assert isinstance(model, keras.Model) and len(hp.values) >= 3
+    numbers = search.measured(model, search.validation[0])
+    assert math.isfinite(numbers["val_loss"])
+
+
+def test_the_best_trial_is_kept_as_it_was_measured(tmp_path, tiny):
+    search, tuner, lines = searched(tmp_path, "dense_vae", tiny, trials=3)
+    rows = tuning.table(tuner)
+    assert [row["status"] for row in rows] == ["COMPLETED"] * 3 == ["COMPLETED"] * len(lines)
+    assert rows[0]["val_elbo"] == max(row["val_elbo"] for row in rows)
+    model = tuner.load_model(tuner.oracle.get_trial(rows[0]["trial"]))
+    held_out = vae_zoo.data.Batches(*search.validation, batch_size=16, shuffle=False)
+    again = search.measured(model, held_out)
+    assert again["val_elbo"] == pytest.approx(rows[0]["val_elbo"], rel=1e-5)
+    assert rows[0]["val_elbo"] == pytest.approx(-rows[0]["rate"] - rows[0]["distortion"], rel=1e-5)
+
+
+def test_beta_is_searched_only_where_one_is_not_best_by_construction(tiny):
+    space = {}
+    for objective, target in (("val_elbo", None), ("rate", 20.0)):
+        hp = tuning.keras_tuner.HyperParameters()
+        tuning.Search("dense_vae", tiny, objective, target, progress=[].append).build(hp)
+        space[objective] = set(hp.values)
+    assert space["rate"] - space["val_elbo"] == {"beta"}
+
+
+def test_the_rate_is_sought_at_a_distortion():
+    judge = tuning.OBJECTIVES["rate"]
+    search = type("Search", (), {"target_distortion": 80.0})
+    value = lambda rate, distortion: judge.value(  # noqa: E731
+        search, None, {"rate": rate, "distortion": distortion}
+    )
+    assert value(20.0, 79.0) == 20.0 < value(25.0, 60.0) < value(20.0, 80.5) == 70.0
+
+
+def test_objectives_plug_in_by_name(tmp_path, tiny, monkeypatch):
+    latents = tuning.Objective("min", lambda search, model, numbers: model.latent_shape[0])
+    monkeypatch.setitem(tuning.OBJECTIVES, "latents", latents)
+    _, tuner, _ = searched(tmp_path, "dense_vae", tiny, 3, objective="latents")
+    rows = tuning.table(tuner)
+    assert [row["latents"] for row in rows] == sorted(row["latent_dim"] for row in rows)
+    assert all("beta" in row for row in rows)
+
+
+def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tmp_path, tiny, monkeypatch):
+    measured, calls = tuning.Search.measured, []
+
+    def sometimes_nan(self, model, held_out):
+        calls.append(1)
+        numbers = measured(self, model, held_out)
+        if len(calls) == 2:
+            raise MemoryError("no memory is left")
+        return numbers | ({"val_elbo": math.nan} if len(calls) < 4 else {})
+
+    monkeypatch.setattr(tuning.Search, "measured", sometimes_nan)
+    _, tuner, lines = searched(tmp_path, "dense_vae", tiny, trials=5)
+    rows = tuning.table(tuner)
+    assert [row["status"] for row in rows] == ["COMPLETED"] * 2 + ["FAILED"] * 3
+    assert sum("trial failed: val_elbo is nan" in line for line in lines) == 2
+    assert sum("no memory is left" in line for line in lines) == 1
+
+
+def test_hyperband_stops_at_the_number_of_trials(tmp_path, tiny):
+    search = tuning.Search("dense_vae", tiny, epochs=3, batch_size=16, progress=[].append)
+    tuner = search.tuner("hyperband", 4, tmp_path)
+    tuner.search(epochs=3, verbose=0)
+    assert len(tuning.table(tuner)) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"family": "gan"}, "`family` must be one of .* Received: 'gan'"),
+        ({"objective": "fid"}, "`objective` must be one of .* Received: 'fid'"),
+        ({"family": "pixel_cnn", "objective": "cnn_fid"}, "The objective of pixel_cnn must be"),
+        ({"objective": "rate"}, "The objective rate and a target distortion"),
+        ({"target_distortion": 9.0}, "The objective rate and a target distortion"),
+        ({"objective": "cnn_fid"}, "needs a classifier, and the zoo has none for digits"),
+    ],
+)
+def test_a_search_that_cannot_be_says_why(settings, message):
+    with pytest.raises(ValueError, match=message):
+        tuning.Search(**settings)
+
+
+def start(dataset, output, *flags, log, **environment):
+    own = {"KERAS_BACKEND": BACKEND, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(RECIPE), "--dataset", dataset, "--epochs", "2"]
+    command += ["--batch-size", "16", "--output", str(output), *flags]
+    with open(log, "w") as file:
+        return subprocess.Popen(
+            command, env=os.environ | own | environment, stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+def trials(output):
+    return [json.loads(p.read_text()) for p in output.glob("trials/trial_*/trial.json")]
+
+
+def wait_for(condition, process, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+
+
+def test_a_search_that_is_killed_goes_on_and_ends_with_a_model(tmp_path, tiny):
+    output, log = tmp_path / "out", tmp_path / "log.txt"
+    flags = ["--trials", "4", "--tuner", "random"]
+    process = start(tiny, output, *flags, log=log)
+    wait_for(lambda: "val_elbo -" in log.read_text(), process)
+    wait_for(lambda: any(t["status"] == "COMPLETED" for t in trials(output)), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {t["trial_id"]: t for t in trials(output) if t["status"] == "COMPLETED"}
+    assert finished and not (output / "best").exists()
+
+    assert start(tiny, output, *flags, log=log).wait(300) == 0, log.read_text()[-3000:]
+    text = log.read_text()
+    assert f"{len(finished)} finished trials were there already" in text
+    assert "β is not searched" in text and "the recipe's default" in text
+    after = {t["trial_id"]: t for t in trials(output)}
+    assert len(after) == 4 and all(after[name] == trial for name, trial in finished.items())
+    files = {path.name for path in output.iterdir()}
+    assert {"trials.csv", "search.png", "parallel.png", "rate_distortion.png"} <= files
+    model = vae_zoo.load_model(output / "best")
+    card = json.loads((output / "best" / "card.json").read_text())
+    assert model.latent_shape == (card["hyperparameters"]["latent_dim"],)
+    assert card["objective"]["best"] == max(t["score"] for t in after.values())
+
+    process = start(tiny, output, *flags, "--seed", "1", log=log)
+    assert process.wait(120) == 2
+    assert "holds a search with other settings" in log.read_text().splitlines()[-1]
+
+
+def test_two_workers_search_together(tmp_path, tiny):
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    shared = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}
+    flags, output = ["--trials", "4", "--tuner", "random"], tmp_path / "out"
+    processes = {
+        name: start(
+            *(tiny, output, *flags),
+            log=tmp_path / f"{name}.txt",
+            **shared,
+            KERASTUNER_TUNER_ID=name,
+        )
+        for name in ("chief", "tuner0", "tuner1")
+    }
+    try:
+        for name, process in processes.items():
+            assert process.wait(400) == 0, (tmp_path / f"{name}.txt").read_text()[-3000:]
+    finally:
+        for process in processes.values():
+            process.kill()
+    done = [(tmp_path / f"tuner{i}.txt").read_text().count("val_elbo -") for i in (0, 1)]
+    assert min(done) >= 1 and sum(done) == 4
+    assert len(trials(output)) == 4 and (output / "best" / "model.keras").exists()
