@@ -423,6 +423,7 @@ LEVELS = (  # a module imports only from levels above its own
     {"models"},
     {"evaluate", "plots", "zoo", "transfer", "export"},
     {"runs"},
+    {"tuning"},
     {"__init__"},
 )
 

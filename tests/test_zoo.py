@@ -59,14 +59,17 @@ def test_a_run_becomes_an_entry_with_the_numbers_of_other_seeds(tmp_path, monkey
     for run, settings in zip(runs, ({}, {"seed": 1}, {"seed": 2, "hidden": (9,)})):
         recipe(epochs=1, importance_samples=0, output=str(run), **{"hidden": (8,), **settings})
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
-    add_entry(runs[0], importance_samples=2, importance_images=30, other_seeds=(str(runs[1]),))
+    add_seeds = runpy.run_path(str(ROOT / "tools" / "add_seeds.py"))["add_seeds"]
+    add_entry(runs[0], importance_samples=2, importance_images=30)
+    add_seeds("dense_vae_digits", (str(runs[1]),))
+    assert zoo.card("dense_vae_digits")["metrics"]["nll_iw2"]["seeds"].keys() == {"0", "1"}
     seeds = zoo.card("dense_vae_digits")["metrics"]["elbo"]["seeds"]
     assert set(seeds) == {"0", "1"}
     for run, value in zip(runs, seeds.values()):
         numbers = json.loads((run / "numbers.json").read_text())
         assert value == pytest.approx(numbers["elbo"]["value"], rel=1e-5)
-    with pytest.raises(ValueError, match="wider differs in more than the seed"):
-        add_entry(runs[0], importance_samples=0, other_seeds=(str(runs[2]),))
+    with pytest.raises(ValueError, match=r"wider differs .* in more than the seed: \['hidden'\]"):
+        add_seeds("dense_vae_digits", (str(runs[2]),))
     results_table = runpy.run_path(str(ROOT / "tools" / "results_table.py"))["results_table"]
     readme = tmp_path / "README.md"
     readme.write_text("<!-- results -->\n<!-- /results -->\n")

@@ -9,11 +9,10 @@ import sys
 import time
 
 import keras
-import numpy as np
 import tqdm
 
 from vae_zoo import cli, data, load_model, zoo
-from vae_zoo.evaluate import evaluate, measure, sees_bits
+from vae_zoo.evaluate import evaluate, sees_bits
 
 LICENCES = {
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes, C. Burges)",
@@ -67,7 +66,6 @@ def add_entry(
     name: str = None,
     importance_samples=5000,
     importance_images: int = None,
-    other_seeds: tuple[str, ...] = None,
     seed=0,
     note="",
 ):
@@ -78,7 +76,6 @@ def add_entry(
         name: of the entry; that of the folder if left out
         importance_samples: k of the importance-weighted NLL; 0 leaves it out
         importance_images: test images that it is taken over, the first ones; all if left out
-        other_seeds: output folders of the same run with other seeds, whose numbers go to the card
         seed: of samples, mixtures and the untrained encoder
         note: a sentence for the card
     """
@@ -96,11 +93,6 @@ def add_entry(
         raise ValueError(f"The test images are not those of the run: {found} is their fingerprint")
     start = time.monotonic()
     keras.utils.set_random_seed(seed)
-    bound = {
-        "num_samples": importance_samples,
-        "num_images": importance_images,
-        "progress": lambda batches: tqdm.tqdm(batches, desc="importance sampling", disable=None),
-    }
     numbers = evaluate(
         model,
         dataset,
@@ -108,9 +100,8 @@ def add_entry(
         importance_images=importance_images,
         classifier=zoo.classifier(dataset),
         seed=seed,
-        progress=bound["progress"],
+        progress=lambda batches: tqdm.tqdm(batches, desc="importance sampling", disable=None),
     )
-    _add_seeds(numbers, settings, other_seeds or (), np.asarray(x_test[:]), bound)
     for metric, (anchor, source) in ANCHORS.get(name, {}).items():
         numbers[metric] |= {"anchor": anchor, "anchor_source": source}
     own = ("output", "resume", "tensorboard")
@@ -142,23 +133,6 @@ def add_entry(
     folder = zoo.save(model, name, card, pictures)
     cli.table(numbers, [(folder, f"{_size(folder):.1f} MiB")])
     return folder
-
-
-def _add_seeds(numbers, settings, runs, x_test, bound):
-    """Adds to each number that has a standard error those of runs that differ in the seed only."""
-    own = ("output", "resume", "tensorboard", "seed")
-    same = {key: value for key, value in settings.items() if key not in own}
-    for run in map(pathlib.Path, runs):
-        other = json.loads((run / "config.json").read_text())["settings"]
-        if {key: value for key, value in other.items() if key not in own} != same:
-            raise ValueError(f"{run} differs in more than the seed")
-        measured = measure(load_model(run, compile=False), x_test, **bound)
-        for name, number in measured.items():
-            if "standard_error" in number:
-                seeds = numbers[name].setdefault(
-                    "seeds", {str(settings["seed"]): numbers[name]["value"]}
-                )
-                seeds[str(other["seed"])] = number["value"]
 
 
 def _size(folder):

@@ -1,0 +1,68 @@
+"""Puts the numbers of other seeds into an entry's card:
+
+    python tools/add_seeds.py dense_vae_mnist --runs output/seed1,output/seed2
+
+A run is one of the entry's command with another `--seed`, measured as the entry was.
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+import numpy as np
+import tqdm
+
+from vae_zoo import cli, data, load_model, zoo
+from vae_zoo.evaluate import measure, sees_bits
+
+OWN = ("output", "resume", "tensorboard", "seed")  # settings of a run, not of what it trains
+
+
+def add_seeds(name, runs: tuple[str, ...] = ()):
+    """Measure runs that differ from an entry in the seed only, and write their numbers to its card.
+
+    Args:
+        name: of the entry
+        runs: output folders of its recipe
+    """
+    if not runs:
+        raise ValueError("Name at least one run: --runs FOLDER,FOLDER")
+    card = zoo.card(name)
+    numbers, settings = card["metrics"], card["settings"]
+    bound = next((key for key in numbers if key.startswith("nll_iw")), None)
+    how = {"num_samples": 0}
+    if bound:
+        images = re.search(r"([\d,]+) images", numbers[bound]["protocol"])[1]
+        how = {"num_samples": int(bound[6:]), "num_images": int(images.replace(",", ""))}
+    x, _ = data.load(card["dataset"], "test")
+    for run in map(pathlib.Path, runs):
+        config = json.loads((run / "config.json").read_text())
+        differing = [
+            key
+            for key, value in config["settings"].items()
+            if key not in OWN and settings.get(key) != value
+        ]
+        if differing:
+            raise ValueError(f"{run} differs from {name} in more than the seed: {differing}")
+        model = load_model(run, compile=False)
+        test = data.binarize(x) if sees_bits(model) else np.asarray(x[:])
+        if data.fingerprint(test) != card["evaluation"]["test_images"]:
+            raise ValueError("The test images are not those of the entry")
+        progress = lambda batches: tqdm.tqdm(batches, desc=str(run), disable=None)  # noqa: E731, B023
+        for metric, number in measure(model, test, progress=progress, **how).items():
+            if "standard_error" in number and metric in numbers:
+                first = {str(settings["seed"]): numbers[metric]["value"]}
+                seeds = numbers[metric].setdefault("seeds", first)
+                seeds[str(config["settings"]["seed"])] = number["value"]
+    cli.write_json(zoo.FOLDER / name / "card.json", card)
+    for metric, number in numbers.items():
+        if "seeds" in number:
+            values = list(number["seeds"].values())
+            text = ", ".join(f"{value:.3f}" for value in values)
+            print(f"{metric:<13} {text}; standard deviation {np.std(values, ddof=1):.3f}")
+    return numbers
+
+
+if __name__ == "__main__":
+    sys.exit(not cli.run(add_seeds))
