@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import linalg, ndimage
 
-from vae_zoo import VQVAE, Autoencoder, DenseVAE, PixelCNN, metrics, runs
+from vae_zoo import VQVAE, Autoencoder, DenseVAE, HierarchicalVAE, PixelCNN, data, metrics, runs
+from vae_zoo import evaluate as evaluation
 from vae_zoo.evaluate import evaluate
 
 rng = np.random.default_rng(0)
@@ -72,8 +73,6 @@ def test_usage_of_codes():
 @pytest.fixture(scope="module")
 def numbers():
     """Models trained for a moment, on all that is measured of digits."""
-    from vae_zoo import data
-
     x, y = data.load("digits")
     keras.utils.set_random_seed(0)
     image = keras.Input((28, 28, 1))
@@ -83,6 +82,7 @@ def numbers():
     models = {
         "vae": DenseVAE(latent_dim=4, hidden=(64,), seed=0),
         "autoencoder": Autoencoder(latent_dim=4, hidden=(64,), seed=0),
+        "hierarchical_vae": HierarchicalVAE(latents=(8, 4), widths=(64, 32), seed=0),
         "vq_vae": VQVAE((28, 28, 1), codes=8, filters=(4, 8), blocks=0, seed=0),
         "pixel_cnn": PixelCNN(filters=4, blocks=0, seed=0),
     }
@@ -121,6 +121,30 @@ def test_evaluate_measures_all_of_a_vae(numbers):
     assert 0 < value["ssim"] < 1
 
 
+def test_evaluate_measures_the_groups_of_a_hierarchy(numbers):
+    value = {name: number["value"] for name, number in numbers["hierarchical_vae"].items()}
+    assert sum(value["kl_per_group"]) == pytest.approx(value["rate"], rel=0.05)  # other noise
+    assert len(value["kl_per_group"]) == len(value["identity_kept"]) == 2
+    assert "kl_per_latent" not in value and 0 < min(value["identity_kept"])
+
+
+def test_identity_is_kept_where_the_held_groups_say_which():
+    """A hierarchy whose lower group is the image, and whose top group says nothing."""
+
+    class Telling:
+        def encode(self, x):
+            return x[:, :1], x / 255.0
+
+        def sample(self, n, seed, fixed):
+            return fixed[1] if len(fixed) == 2 else np.zeros((n, 28, 28, 1))
+
+    image = keras.Input((28, 28, 1))
+    pixels = keras.Model(image, keras.layers.Flatten()(image))
+    parts = [data.load("digits", split) for split in data.SPLITS]
+    alone, both = evaluation._identity(Telling(), pixels, parts, False, seed=0)["value"]
+    assert alone < 0.2 and both > 0.9
+
+
 def test_evaluate_measures_an_autoencoder(numbers):
     value = {name: number["value"] for name, number in numbers["autoencoder"].items()}
     assert "elbo" not in value and "cnn_fid" not in value and "kl_per_latent" not in value
@@ -138,8 +162,6 @@ def test_evaluate_measures_codes_and_their_prior(numbers):
 
 
 def test_evaluate_measures_an_exact_density(numbers):
-    from vae_zoo import data
-
     (train, _), (x, _) = (data.load("digits", split) for split in ("train", "test"))
     p = np.clip(train.mean(0) / 255, 1e-3, 1 - 1e-3)  # of each pixel, whatever its neighbours are
     x = data.binarize(x) / 255
@@ -150,8 +172,6 @@ def test_evaluate_measures_an_exact_density(numbers):
 
 
 def collapse(beta, epochs, tmp_path):
-    from vae_zoo import data
-
     (x, _), (x_held, _) = (data.load("digits", split) for split in ("train", "validation"))
     keras.utils.set_random_seed(0)
     model = DenseVAE(latent_dim=8, hidden=(64,), beta=beta, seed=0)

@@ -44,7 +44,8 @@ def evaluate(
         with a classifier cnn_fid of samples from the prior, cnn_fid_gaussian_mixture of samples
         from a mixture fitted to the codes of training images, cnn_fid_uniform of uniform codes
         where a prior over codes was learned, cnn_fid_floor of training images; with labels
-        probe_accuracy of the codes, and of pixels and of the same encoder untrained as controls.
+        probe_accuracy of the codes, and of pixels and of the same encoder untrained as controls; of
+        a hierarchy, with both, identity_kept: of new images below groups held from test images.
     """
     latent = isinstance(model, LatentModel)
     exact_labels = not latent and model.condition_levels
@@ -83,10 +84,27 @@ def evaluate(
         numbers.update(_sample_quality(model, classifier, train, test[:], seed))
     if y is not None and latent and model.latent_dtype == "float32":
         parts = [(x[:PROBE_IMAGES], y[:PROBE_IMAGES]) for x, y in splits.values()]
+        if classifier is not None and isinstance(model.latent_shape[0], tuple):
+            numbers["identity_kept"] = _identity(model, classifier, parts, binary, seed)
         if binary:  # what the encoder was made for
             parts = [(data.binarize(x), y) for x, y in parts]
         numbers.update(_probes(model, parts, seed))
     return numbers
+
+
+def _identity(model, classifier, parts, binary, seed, images=1000):
+    """How many new images have the class of the test image from which their top groups are, for
+    one group held, two, and so on."""
+    features = lambda x: classifier.predict(x, batch_size=256, verbose=0)  # noqa: E731
+    known = [(features(x / np.float32(255)), y) for x, y in parts[:2]]
+    x, y = (column[:images] for column in parts[-1])
+    groups = model.encode(data.binarize(x) if binary else x)
+    kept = []
+    for held in range(1, len(groups) + 1):
+        new = model.sample(len(x), seed=seed, fixed=groups[:held])
+        kept.append(metrics.probe_accuracy(*known, (features(new), y)))
+    protocol = f"right by a linear classifier of features, {len(x):,} images a number of groups"
+    return _number(kept, "", protocol)
 
 
 def sees_bits(model):
