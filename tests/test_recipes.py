@@ -55,6 +55,7 @@ def test_every_recipe_is_tried():
         *TINY,
         "evaluate",
         "fine_tune",
+        "tune",
         "classify",
     }
 

@@ -92,7 +92,7 @@ def test_the_loss_is_the_papers(averaged):
     z, e = outputs["z_0"], array(vae.codebooks[0].lookup(ops.convert_to_tensor(outputs["codes_0"])))
     distance = ((z - e) ** 2).sum((1, 2, 3))
     np.testing.assert_allclose(outputs["codebook"], distance, rtol=1e-4)
-    distortion = array(-vae.likelihood.log_prob(x, vae.decoded([e]), training=True))
+    distortion = array(-vae.likelihood.log_prob(x, vae.decoded([e]), ops.mean))
     loss = distortion + 0.7 * distance + (0 if averaged else distance)
     np.testing.assert_allclose(outputs["loss"], loss, rtol=1e-4)
     # Four places of six codes under the uniform prior.
@@ -185,7 +185,7 @@ def test_a_vae_of_finite_scalars_has_one_loss():
     vae = model(levels=(4, 3))
     outputs = vae.objective(vae.images(X), training=True)
     x = vae.images(X)
-    distortion = -vae.likelihood.log_prob(x, outputs["parameters"], training=True)
+    distortion = -vae.likelihood.log_prob(x, outputs["parameters"], ops.mean)
     np.testing.assert_allclose(array(outputs["loss"]), array(distortion), rtol=1e-6)
     assert vae.codes == 12 and not vae.codebooks[0].variables
     with pytest.raises(ValueError, match="2 or more"):

@@ -10,6 +10,7 @@ others by name.
 """
 
 import dataclasses
+import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from collections.abc import Callable
 import keras
 import keras_tuner
 import numpy as np
+from keras_tuner.src import utils
 
-from vae_zoo import data, likelihoods, metrics, runs, schedules, zoo
+from vae_zoo import cli, data, likelihoods, metrics, runs, schedules, zoo
 from vae_zoo.models.autoencoder import Autoencoder
 from vae_zoo.models.conv_vae import ConvVAE
 from vae_zoo.models.dense_vae import DenseVAE
@@ -26,6 +28,17 @@ from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.pixel_cnn import PixelCNN
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.models.vq_vae_2 import VQVAE2
+
+
+def _save_json(path, content):
+    text = json.dumps(content)
+    cli.write_bytes(path, text.encode())
+    return text
+
+
+# KerasTuner's own leaves half a file when it is killed while it writes, and cannot go on from it.
+utils.save_json = _save_json
+
 
 # === What is searched for ===
 
