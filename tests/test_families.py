@@ -382,6 +382,7 @@ OVERRIDES = {
     *("train_step", "test_step", "metrics", "compile", "fit", "evaluate", "predict", "save"),
     *(
         "_flatten_metrics_in_order",
+        "_maybe_symbolic_build",  # TensorFlow's
         "get_compile_config",
         "compile_from_config",
         "save_own_variables",
