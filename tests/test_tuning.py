@@ -156,8 +156,8 @@ def wait_for(condition, process, seconds=240):
 
 def test_a_search_that_is_killed_goes_on_and_ends_with_a_model(tmp_path, tiny):
     output, log = tmp_path / "out", tmp_path / "log.txt"
-    flags = ["--trials", "4", "--tuner", "random"]
-    process = start(tiny, output, *flags, log=log)
+    flags = ["--tuner", "random", "--trials"]
+    process = start(tiny, output, *flags, "99", log=log)
     wait_for(lambda: "val_elbo -" in log.read_text(), process)
     # KerasTuner has written down that the first trial is over once it has begun the second.
     wait_for(lambda: len(trials(output)) > 1, process)
@@ -166,12 +166,14 @@ def test_a_search_that_is_killed_goes_on_and_ends_with_a_model(tmp_path, tiny):
     finished = {t["trial_id"]: t for t in trials(output) if t["status"] == "COMPLETED"}
     assert finished and not (output / "best").exists()
 
-    assert start(tiny, output, *flags, log=log).wait(300) == 0, log.read_text()[-3000:]
+    total = str(len(finished) + 2)  # the one that was broken off, and a new one
+    assert start(tiny, output, *flags, total, log=log).wait(300) == 0, log.read_text()[-3000:]
     text = log.read_text()
     assert f"{len(finished)} finished trials were there already" in text
     assert "β is not searched" in text and "the recipe's default" in text
     after = {t["trial_id"]: t for t in trials(output)}
-    assert len(after) == 4 and all(after[name] == trial for name, trial in finished.items())
+    assert len(after) == int(total)
+    assert all(after[name] == trial for name, trial in finished.items())
     files = {path.name for path in output.iterdir()}
     assert {"trials.csv", "search.png", "parallel.png", "rate_distortion.png"} <= files
     model = vae_zoo.load_model(output / "best")
@@ -179,7 +181,7 @@ def test_a_search_that_is_killed_goes_on_and_ends_with_a_model(tmp_path, tiny):
     assert model.latent_shape == (card["hyperparameters"]["latent_dim"],)
     assert card["objective"]["best"] == max(t["score"] for t in after.values())
 
-    process = start(tiny, output, *flags, "--seed", "1", log=log)
+    process = start(tiny, output, *flags, total, "--seed", "1", log=log)
     assert process.wait(120) == 2
     assert "holds a search with other settings" in log.read_text().splitlines()[-1]
 
