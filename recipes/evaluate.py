@@ -7,7 +7,6 @@ import json
 import pathlib
 
 import keras
-import tqdm
 
 from vae_zoo import cli, load_model, zoo
 from vae_zoo.evaluate import evaluate
@@ -44,9 +43,7 @@ def evaluate_model(
         elbo_samples=elbo_samples,
         classifier=zoo.classifier(dataset),
         seed=seed,
-        progress=lambda batches: tqdm.tqdm(
-            batches, desc="importance sampling", leave=False, disable=None
-        ),
+        progress=cli.progress("importance sampling"),
     )
     cli.table(numbers)
     if json_file:

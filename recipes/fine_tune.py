@@ -8,7 +8,6 @@ import pathlib
 
 import keras
 import numpy as np
-import tqdm
 
 from vae_zoo import cli, data, folders, load_model, plots, runs, transfer
 
@@ -66,7 +65,9 @@ def fine_tune(
     # === Images, in the shape that the model takes ===
     shape = tuple(image_size or old.image_shape)
     shape = shape if len(shape) == 3 else (*shape, old.image_shape[-1])
-    train, validation, skipped = folders.stream(images, shape, output, seed, _progress)
+    train, validation, skipped = folders.stream(
+        images, shape, output, seed, cli.progress("reading images")
+    )
     print(f"{images}: {len(train):,} train, {len(validation):,} validation {shape} images")
     if skipped:
         cli.write_json(output / "skipped.json", skipped)
@@ -142,10 +143,6 @@ def _report(model, numbers, pictures, history, settings, output):
     print()
     cli.table(numbers, files)
     return numbers
-
-
-def _progress(images, total):
-    return tqdm.tqdm(images, total=total, desc="reading images", leave=False, disable=None)
 
 
 def _elbo(model, held_out):

@@ -40,8 +40,8 @@ def tune(
         family: autoencoder, dense_vae, conv_vae, hierarchical_vae, vq_vae, vq_vae_2 or pixel_cnn
         dataset: digits, shapes, mnist or any image set of TensorFlow Datasets, a .npz, a folder
         objective: val_elbo (β stays 1), val_loss, cnn_fid (Fréchet distance of the features of the
-            zoo's classifier) or rate (at a distortion); the family's bound or loss if left out
-        target_distortion: nats, for the objective rate
+            zoo's classifier) or rate_at_distortion; the family's bound or loss if left out
+        target_distortion: nats, for the objective rate_at_distortion
         likelihood: of the family's; the recipe's default if left out
         tuner: random, bayesian or hyperband
         trials: at most
@@ -59,7 +59,7 @@ def tune(
     if not search.judge.searches_beta and family in tuning.WITH_BETA:
         print(
             f"{objective} is a bound at β = 1, best where β = 1 was trained: β is not searched. "
-            "--objective cnn_fid or rate search it."
+            "--objective cnn_fid or rate_at_distortion search it."
         )
     _check_settings(output, settings)
 
@@ -102,9 +102,10 @@ def tune(
     writer.writeheader()
     writer.writerows(rows)
     cli.write_bytes(output / "trials.csv", text.getvalue().encode())
+    drawn = rows, tuning.varied(found), objective
     pictures = [
-        (plots.search(rows, objective, output / "search.png"), "each setting, and the objective"),
-        (plots.parallel(rows, objective, output / "parallel.png"), "all settings of each trial"),
+        (plots.search(*drawn, output / "search.png"), "each setting, and the objective"),
+        (plots.parallel(*drawn, output / "parallel.png"), "all settings of each trial"),
     ]
     if "rate" in best:
         path = plots.rate_distortion(rows, output / "rate_distortion.png")
@@ -136,8 +137,8 @@ def _rows(tuner):
 
 def _check_settings(output, settings):
     """Raises `ValueError` where the folder holds a search of other settings."""
-    path, same = output / "search.json", {k: v for k, v in settings.items() if k != "trials"}
-    same["output"] = None
+    path, free = output / "search.json", ("trials", "output")
+    same = {name: value for name, value in settings.items() if name not in free}
     if path.exists() and json.loads(path.read_text()) != same:
         raise ValueError(f"{output} holds a search with other settings: choose another --output")
     cli.write_json(path, same)

@@ -67,20 +67,28 @@ def test_the_best_trial_is_kept_as_it_was_measured(tmp_path, tiny):
 
 def test_beta_is_searched_only_where_one_is_not_best_by_construction(tiny):
     space = {}
-    for objective, target in (("val_elbo", None), ("rate", 20.0)):
+    for objective, target in (("val_elbo", None), ("rate_at_distortion", 20.0)):
         hp = tuning.keras_tuner.HyperParameters()
         tuning.Search("dense_vae", tiny, objective, target, progress=[].append).build(hp)
         space[objective] = set(hp.values)
-    assert space["rate"] - space["val_elbo"] == {"beta"}
+    assert space["rate_at_distortion"] - space["val_elbo"] == {"beta"}
 
 
 def test_the_rate_is_sought_at_a_distortion():
-    judge = tuning.OBJECTIVES["rate"]
+    judge = tuning.OBJECTIVES["rate_at_distortion"]
     search = type("Search", (), {"target_distortion": 80.0})
     value = lambda rate, distortion: judge.value(  # noqa: E731
         search, None, {"rate": rate, "distortion": distortion}
     )
     assert value(20.0, 79.0) == 20.0 < value(25.0, 60.0) < value(20.0, 80.5) == 70.0
+
+
+def test_a_rate_out_of_reach_of_its_distortion_is_still_told_as_it_is(tmp_path, tiny):
+    settings = {"objective": "rate_at_distortion", "target_distortion": 1.0}
+    _, tuner, _ = searched(tmp_path, "dense_vae", tiny, **settings)
+    for row in tuning.table(tuner):
+        excess = 100 * (row["distortion"] - 1.0)
+        assert row["rate_at_distortion"] == pytest.approx(row["rate"] + excess, rel=1e-6)
 
 
 def test_objectives_plug_in_by_name(tmp_path, tiny, monkeypatch):
@@ -123,8 +131,8 @@ def test_hyperband_stops_at_the_number_of_trials(tmp_path, tiny):
         ({"family": "gan"}, "`family` must be one of .* Received: 'gan'"),
         ({"objective": "fid"}, "`objective` must be one of .* Received: 'fid'"),
         ({"family": "pixel_cnn", "objective": "cnn_fid"}, "The objective of pixel_cnn must be"),
-        ({"objective": "rate"}, "The objective rate and a target distortion"),
-        ({"target_distortion": 9.0}, "The objective rate and a target distortion"),
+        ({"objective": "rate_at_distortion"}, "rate_at_distortion and a target distortion"),
+        ({"target_distortion": 9.0}, "rate_at_distortion and a target distortion"),
         ({"objective": "cnn_fid"}, "needs a classifier, and the zoo has none for digits"),
     ],
 )

@@ -174,12 +174,15 @@ def test_beta_moves_with_the_updates_of_fit():
 def test_free_bits_are_a_floor_on_the_batch_mean_of_each_latent():
     x, plain = images(8), linear(2.0, 0.1)
     z_mean, z_log_var = (array(t) for t in plain.posterior(x))
-    rates = ((z_mean**2 + np.exp(z_log_var) - 1 - z_log_var) / 2).mean(0)
+    kl = (z_mean**2 + np.exp(z_log_var) - 1 - z_log_var) / 2
+    rates = kl.mean(0)
     floor = float(rates.mean())  # one latent above it, one below
     model = linear_vae(2.0, 0.1, free_bits=floor, beta=3.0)
     outputs = objective(model, x, training=True)
     expected = outputs["reconstruction"].mean() + 3 * np.maximum(rates, floor).sum()
     np.testing.assert_allclose(outputs["loss"].mean(), expected, rtol=1e-5)
+    each = outputs["reconstruction"] + 3 * np.where(rates > floor, kl, floor).sum(1)
+    np.testing.assert_allclose(outputs["loss"], each, rtol=1e-5)
     assert np.maximum(rates, floor).sum() > 1.05 * rates.sum()
     np.testing.assert_allclose(outputs["elbo"], objective(plain, x)["elbo"], rtol=1e-5)
 

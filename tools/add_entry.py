@@ -9,7 +9,6 @@ import sys
 import time
 
 import keras
-import tqdm
 
 from vae_zoo import cli, data, load_model, zoo
 from vae_zoo.evaluate import evaluate, sees_bits
@@ -100,7 +99,7 @@ def add_entry(
         importance_images=importance_images,
         classifier=zoo.classifier(dataset),
         seed=seed,
-        progress=lambda batches: tqdm.tqdm(batches, desc="importance sampling", disable=None),
+        progress=cli.progress("importance sampling"),
     )
     for metric, (anchor, source) in ANCHORS.get(name, {}).items():
         if metric.startswith("nll_iw"):  # of however many samples were taken here

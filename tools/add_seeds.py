@@ -11,7 +11,6 @@ import re
 import sys
 
 import numpy as np
-import tqdm
 
 from vae_zoo import cli, data, load_model, zoo
 from vae_zoo.evaluate import measure, sees_bits
@@ -49,8 +48,8 @@ def add_seeds(name, runs: tuple[str, ...] = ()):
         test = data.binarize(x) if sees_bits(model) else np.asarray(x[:])
         if data.fingerprint(test) != card["evaluation"]["test_images"]:
             raise ValueError("The test images are not those of the entry")
-        progress = lambda batches: tqdm.tqdm(batches, desc=str(run), disable=None)  # noqa: E731, B023
-        for metric, number in measure(model, test, progress=progress, **how).items():
+        measured = measure(model, test, progress=cli.progress(str(run)), **how)
+        for metric, number in measured.items():
             if "standard_error" in number and metric in numbers:
                 first = {str(settings["seed"]): numbers[metric]["value"]}
                 seeds = numbers[metric].setdefault("seeds", first)

@@ -331,7 +331,7 @@ class Trainable(keras.Model):
         """
         self._check_arguments(x, y, kwargs.get("sample_weight"))
         self._stop_at(kwargs.get("steps_per_epoch"), kwargs.get("validation_steps"))
-        if backend.devices()[0] > 1:
+        if self.compiled and backend.devices()[0] > 1:
             self.optimizer.build(self.trainable_variables)
             backend.share_from_first([*self.variables, *self.optimizer.variables])
             x, y = self._dealt_out(x, y, batch_size, kwargs), None

@@ -14,6 +14,7 @@ status 2 and one line on stderr; `VAE_ZOO_TRACEBACK=1` in the environment shows 
 import argparse
 import contextlib
 import difflib
+import functools
 import inspect
 import json
 import math
@@ -117,6 +118,13 @@ def table(numbers, files=()):
     longest = max((len(str(path)) for path, _ in files), default=0)
     for path, description in files:
         _print_beside(f"{str(path):<{longest}}  ", description)
+
+
+def progress(description):
+    """What wraps an iterable (as `tqdm.tqdm` does) in a bar, shown where somebody watches."""
+    import tqdm
+
+    return functools.partial(tqdm.tqdm, desc=description, leave=False, disable=None)
 
 
 def command():

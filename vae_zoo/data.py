@@ -159,28 +159,26 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         n = len(self.columns[0])
-        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        rows = slice(index * self.batch_size, min((index + 1) * self.batch_size, n))
         if self.shuffle:
             rows = _order(n, self.seed, self.epoch)[rows].copy()
-        elif self.devices > 1:
-            rows = np.arange(n)[rows]
-        counted = None
         if self.devices > 1:
-            rows, counted = self._part(rows)
-        batch = [column[rows] for column in self.columns]
-        if counted is not None:
-            batch[2] = np.where(counted, batch[2], 0).astype("float32")
+            batch = self._part(rows if self.shuffle else np.arange(rows.start, rows.stop))
+        else:
+            batch = [column[rows] for column in self.columns]
         if self.augment:
-            place = [self.process] if self.process else []
-            rng = np.random.default_rng([self.seed, self.epoch, index, *place])
+            rng = np.random.default_rng([self.seed, self.epoch, index, self.process])
             batch[0] = self.augment(batch[0], rng)
         return tuple(batch) if len(batch) > 1 else batch[0]
 
     def _part(self, rows):
-        """This process's rows of a batch, and which of them count."""
+        """This process's part of a batch: [x, y, weights]."""
         size = -(-len(rows) // self.devices) * self.devices
         part = np.arange(size).reshape(self.processes, -1)[self.process]
-        return rows[np.where(part < len(rows), part, 0)], part < len(rows)
+        counts = part < len(rows)
+        rows = rows[np.where(counts, part, 0)]
+        x, y, weights = (column[rows] for column in self.columns)
+        return [x, y, np.where(counts, weights, 0).astype("float32")]
 
     # `fit` ends an "epoch" before its first one, to drop the batch that it built the model with.
     # Keras reads `workers` when it makes an adapter, and then only: that tells the two ends apart.

@@ -92,17 +92,22 @@ def evaluate(
     return numbers
 
 
+def features(classifier, images):
+    """What a classifier (see `zoo.classifier`) makes of uint8 images, or float ones in [0, 1]."""
+    images = images / np.float32(255) if images.dtype == "uint8" else images
+    return classifier.predict(images, batch_size=256, verbose=0)
+
+
 def _identity(model, classifier, parts, binary, seed, images=1000):
     """How many new images have the class of the test image from which their top groups are, for
     one group held, two, and so on."""
-    features = lambda x: classifier.predict(x, batch_size=256, verbose=0)  # noqa: E731
-    known = [(features(x / np.float32(255)), y) for x, y in parts[:2]]
+    known = [(features(classifier, x), y) for x, y in parts[:2]]
     x, y = (column[:images] for column in parts[-1])
     groups = model.encode(data.binarize(x) if binary else x)
     kept = []
     for held in range(1, len(groups) + 1):
         new = model.sample(len(x), seed=seed, fixed=groups[:held])
-        kept.append(metrics.probe_accuracy(*known, (features(new), y)))
+        kept.append(metrics.probe_accuracy(*known, (features(classifier, new), y)))
     protocol = f"right by a linear classifier of features, {len(x):,} images a number of groups"
     return _number(kept, "", protocol)
 
@@ -257,9 +262,8 @@ def _codes(model, x, seed):
 def _sample_quality(model, classifier, x_train, x_test, seed):
     """Fréchet distances of classifier features to those of the grey-level test images."""
     n = len(x_test)
-    features = lambda images: classifier.predict(images, batch_size=256, verbose=0)  # noqa: E731
-    test = features(x_test / np.float32(255))
-    to_test = lambda images: metrics.frechet_distance(features(images), test)  # noqa: E731
+    test = features(classifier, x_test)
+    to_test = lambda images: metrics.frechet_distance(features(classifier, images), test)  # noqa: E731
     protocol = f"features of {n:,} means of p(x|z) and of {n:,} test images; z from "
     numbers = {}
     if not isinstance(model, LatentModel):
@@ -287,7 +291,7 @@ def _sample_quality(model, classifier, x_train, x_test, seed):
             protocol + f"a mixture of {MIXTURE_COMPONENTS} Gaussians fitted to training codes",
         )
     numbers["cnn_fid_floor"] = _number(
-        to_test(x_train[:n] / np.float32(255)), "", f"{min(n, len(x_train)):,} training images"
+        to_test(x_train[:n]), "", f"{min(n, len(x_train)):,} training images"
     )
     return numbers
 

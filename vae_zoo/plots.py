@@ -314,22 +314,24 @@ def rate_distortion(rows, path):
     return _save(figure, path)
 
 
-def search(rows, objective, path):
-    """The objective of trials over each of the settings that differ, a panel each.
+def search(rows, names, objective, path):
+    """The objective of trials over each of their settings, a panel each.
 
     Args:
-        rows: dicts of settings and numbers, as `tuning.table` returns them.
-        objective: the name of the one on the vertical axis.
+        rows: dicts of settings and numbers, as `tuning.table` returns them; those without the
+            objective are left out.
+        names: of the settings.
+        objective: the name of the number on the vertical axis.
         path: the PNG to write.
     """
-    rows, names = _settings(rows, objective)
+    rows = [row for row in rows if row.get(objective) is not None]
     columns = min(3, len(names))
     figure = _figure(300 * columns, 260 * math.ceil(len(names) / columns), layout="constrained")
     for position, name in enumerate(names, start=1):
         axes = figure.add_subplot(math.ceil(len(names) / columns), columns, position)
         values = np.array([row[name] for row in rows], "float64")
         axes.scatter(values, [row[objective] for row in rows], s=18, color=TRAINING)
-        if values.min() > 0 and values.max() > 8 * values.min():
+        if _spans_magnitudes(values):
             axes.set_xscale("log")
             ticks = np.geomspace(values.min(), values.max(), 4)
             axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
@@ -340,18 +342,18 @@ def search(rows, objective, path):
     return _save(figure, path)
 
 
-def parallel(rows, objective, path):
+def parallel(rows, names, objective, path):
     """Parallel coordinates: a line a trial through its settings and its objective, the best dark.
 
     Args:
-        rows, objective, path: see `search`; rows come best first.
+        rows, names, objective, path: see `search`; rows come best first.
     """
-    rows, names = _settings(rows, objective)
+    rows = [row for row in rows if row.get(objective) is not None]
     names = [*names, objective]
     table = np.array([[row[name] for name in names] for row in rows], "float64")
     scaled = np.empty_like(table)
     for column, values in enumerate(table.T):
-        if values.min() > 0 and values.max() > 8 * values.min():
+        if _spans_magnitudes(values):
             values = np.log(values)
         scaled[:, column] = (values - values.min()) / (np.ptp(values) or 1.0)
     figure = _figure(130 * len(names) + 80, 360, layout="constrained")
@@ -370,12 +372,9 @@ def parallel(rows, objective, path):
     return _save(figure, path)
 
 
-def _settings(rows, objective):
-    """Finished trials, and the names of the settings that differ between them."""
-    numbers = ("trial", "status", "seconds", "rate", "distortion", "val_elbo", "val_loss")
-    rows = [row for row in rows if row.get(objective) is not None]
-    names = [n for n in rows[0] if n not in (*numbers, objective) and all(n in r for r in rows)]
-    return rows, [n for n in names if len({row[n] for row in rows}) > 1] or names[:1]
+def _spans_magnitudes(values):
+    """Whether values are better read on a logarithmic axis."""
+    return values.min() > 0 and values.max() > 8 * values.min()
 
 
 def latent_scatter(z, y, path):

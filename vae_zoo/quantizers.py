@@ -135,17 +135,16 @@ class Codebook(layers.Layer):
 def _chosen_rows(rows, weights, uniform):
     """A row of (n, dim) for each number in [0, 1), drawn by weights (n,) from the rows of all
     replicas as they lie one after the other."""
-    replica, replicas = backend.replica()
-    of_replica = ops.one_hot(replica, replicas, dtype="float32") * ops.sum(weights)
-    ends = ops.cumsum(backend.replica_sum(of_replica))
+    (replica, replicas), own = backend.replica(), ops.sum(weights)
+    ends = ops.cumsum(backend.replica_sum(ops.one_hot(replica, replicas, dtype="float32") * own))
     place = uniform * ends[-1]
     owner = ops.minimum(ops.searchsorted(ends, place, side="right"), replicas - 1)
-    place = place - (ops.take(ends, replica) - ops.sum(weights))
+    place = place - (ops.take(ends, replica) - own)
     row = ops.searchsorted(ops.cumsum(weights), place, side="right")
     row = ops.clip(ops.cast(row, "int32"), 0, ops.shape(rows)[0] - 1)
     # The replica in whose part the number falls says what it has there, the others zero.
-    own = ops.cast(owner, "int32") == replica
-    return backend.replica_sum(ops.where(own[:, None], ops.take(rows, row, axis=0), 0.0))
+    here = ops.cast(owner, "int32") == replica
+    return backend.replica_sum(ops.where(here[:, None], ops.take(rows, row, axis=0), 0.0))
 
 
 @keras.saving.register_keras_serializable("vae_zoo")

@@ -13,7 +13,6 @@ import warnings
 
 import keras
 import numpy as np
-import tqdm
 from keras import ops
 
 from vae_zoo import backend, cli, data, metrics, plots
@@ -198,10 +197,11 @@ class Checkpoint(keras.callbacks.Callback):
             self.history.setdefault(name, []).append(float(value))
         self.seconds += time.monotonic() - self.since  # of training, over all resumed parts
         self.since = time.monotonic()
-        if self.limit is not None:  # all processes stop at the same epoch
+        if self.limit is not None:
+            # All processes stop at the same epoch.
             self.seconds = float(backend.from_first(repr(self.seconds).encode()))
-        if self.limit is not None and self.seconds >= self.limit:
-            self.of.stop_training = True
+            if self.seconds >= self.limit:
+                self.of.stop_training = True
         state = {
             "epoch": self.epoch,
             "stopped": self.of.stop_training,
@@ -337,16 +337,13 @@ def report(model, train, test, history, settings, importance_samples=0):
     output = pathlib.Path(settings["output"])
     (x_train, _), (x, y) = train, test
     model.save(output / "model.keras")
-    progress = lambda batches: tqdm.tqdm(  # noqa: E731
-        batches, desc="importance sampling", leave=False, disable=None
-    )
     numbers = measure(
         model,
         np.asarray(x[:]),
         y if not isinstance(model, LatentModel) else None,
         num_samples=importance_samples,
         x_train=x_train,
-        progress=progress,
+        progress=cli.progress("importance sampling"),
     )
     cli.write_json(output / "numbers.json", numbers)
     seconds = sum(map(seconds_of, [output, *output.glob("prior*/")]))

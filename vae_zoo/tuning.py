@@ -21,6 +21,7 @@ import numpy as np
 from keras_tuner.src import utils
 
 from vae_zoo import cli, data, likelihoods, metrics, runs, schedules, zoo
+from vae_zoo.evaluate import features
 from vae_zoo.models.autoencoder import Autoencoder
 from vae_zoo.models.conv_vae import ConvVAE
 from vae_zoo.models.dense_vae import DenseVAE
@@ -60,10 +61,11 @@ class Objective:
 
 
 def _cnn_fid(search, model, numbers):
-    return metrics.frechet_distance(search.features(model), search.real_features)
+    new = model.sample(len(search.real_features), seed=search.seed)
+    return metrics.frechet_distance(features(search.classifier, new), search.real_features)
 
 
-def _rate(search, model, numbers):
+def _rate_at_distortion(search, model, numbers):
     """The rate; what the distortion is too large by costs a hundred times as much."""
     return numbers["rate"] + 100.0 * max(0.0, numbers["distortion"] - search.target_distortion)
 
@@ -72,7 +74,7 @@ OBJECTIVES = {
     "val_elbo": Objective("max", lambda search, model, numbers: numbers["val_elbo"], False),
     "val_loss": Objective("min", lambda search, model, numbers: numbers["val_loss"], False),
     "cnn_fid": Objective("min", _cnn_fid),
-    "rate": Objective("min", _rate),
+    "rate_at_distortion": Objective("min", _rate_at_distortion),
 }
 
 
@@ -158,7 +160,7 @@ class Search(keras_tuner.HyperModel):
         family: name in `FAMILIES`.
         dataset: see `vae_zoo.data.load`.
         objective: name in `OBJECTIVES`; None takes the validation bound, or loss.
-        target_distortion: float, nats, for the objective "rate".
+        target_distortion: float, nats, for the objective "rate_at_distortion".
         likelihood: of the family's; None takes the recipe's default.
         epochs, batch_size, seed: ints, of each trial.
         progress: function of a line of text, called after each trial.
@@ -191,18 +193,19 @@ class Search(keras_tuner.HyperModel):
             )
         if objective != "val_loss" and not bounded:
             raise ValueError(f"The objective of {family} must be val_loss. Received: {objective}")
-        if (objective == "rate") != (target_distortion is not None):
-            raise ValueError("The objective rate and a target distortion (nats) go together")
+        if (objective == "rate_at_distortion") != (target_distortion is not None):
+            raise ValueError(
+                "The objective rate_at_distortion and a target distortion (nats) go together"
+            )
         self.make, default = FAMILIES[family]
         self.likelihood = (likelihood or default) if default else None
         self.family, self.dataset, self.objective = family, dataset, objective
         self.target_distortion, self.judge = target_distortion, OBJECTIVES[objective]
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
-        self.progress, self.trials = progress, 0
-        binary = likelihoods.get(self.likelihood).binary if self.likelihood else not bounded
-        self.train, self.validation, self.test = runs.splits(
-            dataset, binary=binary and family != "autoencoder"
-        )
+        self.progress, binary = progress, family == "pixel_cnn"
+        if self.likelihood:
+            binary = likelihoods.get(self.likelihood).binary
+        self.train, self.validation, self.test = runs.splits(dataset, binary=binary)
         if objective == "cnn_fid":
             self._load_features()
 
@@ -211,14 +214,7 @@ class Search(keras_tuner.HyperModel):
         if self.classifier is None:
             raise ValueError(f"cnn_fid needs a classifier, and the zoo has none for {self.dataset}")
         real = data.load(self.dataset, "validation")[0][:2000]
-        self.real_features = self._classified(real / np.float32(255))
-
-    def _classified(self, images):
-        return self.classifier.predict(images, batch_size=256, verbose=0)
-
-    def features(self, model):
-        """Of as many new images as there are real ones to compare them with."""
-        return self._classified(model.sample(len(self.real_features), seed=self.seed))
+        self.real_features = features(self.classifier, real)
 
     def build(self, hp):
         epochs, first = (hp.values.get(f"tuner/{k}", 0) for k in ("epochs", "initial_epoch"))
@@ -251,7 +247,6 @@ class Search(keras_tuner.HyperModel):
         stopping = keras.callbacks.EarlyStopping(
             monitor, patience=max(5, self.epochs // 5), mode=mode, restore_best_weights=True
         )
-        self.trials += 1
         try:
             model.fit(
                 batches,
@@ -326,11 +321,15 @@ class Search(keras_tuner.HyperModel):
         return self.fit(hp, self.build(hp))
 
 
+def _settings(hp):
+    """The values of a trial, without those that are Hyperband's own."""
+    return {name: value for name, value in hp.values.items() if not name.startswith("tuner/")}
+
+
 def _described(hp):
-    own = {name: value for name, value in hp.values.items() if not name.startswith("tuner/")}
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in own.items()
+        for name, value in _settings(hp).items()
     )
 
 
@@ -339,9 +338,8 @@ def table(tuner):
     numbers and "status"."""
     rows = []
     for trial in tuner.oracle.trials.values():
-        own = trial.hyperparameters.values.items()
         row = {"trial": trial.trial_id, "status": trial.status}
-        row |= {name: value for name, value in own if not name.startswith("tuner/")}
+        row |= _settings(trial.hyperparameters)
         for name in trial.metrics.metrics:
             history = trial.metrics.get_history(name)
             row[name] = float(history[-1].value[0]) if history else None
@@ -350,3 +348,10 @@ def table(tuner):
     sign = -1 if objective.direction == "max" else 1
     done = lambda row: row["status"] == "COMPLETED" and row.get(objective.name) is not None  # noqa: E731
     return sorted(rows, key=lambda row: (not done(row), sign * (row.get(objective.name) or 0)))
+
+
+def varied(tuner):
+    """Names of the settings in which the trials of a search differ, or of the first one."""
+    settings = [_settings(trial.hyperparameters) for trial in tuner.oracle.trials.values()]
+    names = [name for name in settings[0] if all(name in own for own in settings)]
+    return [name for name in names if len({own[name] for own in settings}) > 1] or names[:1]

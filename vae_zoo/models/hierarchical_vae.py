@@ -210,11 +210,13 @@ class HierarchicalVAE(BaseVAE):
             distortion = -self.likelihood.log_prob(x, parameters, self.batch_mean)
         beta = self.beta(self.optimizer.iterations) if callable(self.beta) else self.beta
         beta = ops.cast(beta, "float32")
-        means = self.batch_mean(ops.transpose(kls))[:, None]  # one a group
-        # max(batch mean, free bits), example by example.
-        rates = ops.where(means > self.free_bits, kls, self.free_bits) if self.free_bits else kls
-        weights = self._balanced(means, beta) if self.balance else 1.0
-        loss = distortion + beta * ops.sum(weights * rates, axis=0)
+        if self.free_bits or self.balance:
+            means = self.batch_mean(ops.transpose(kls))[:, None]  # one a group
+        if self.free_bits:  # max(batch mean, free bits), example by example
+            kls = ops.where(means > self.free_bits, kls, self.free_bits)
+        if self.balance:
+            kls = self._balanced(means, beta) * kls
+        loss = distortion + beta * ops.sum(kls, axis=0)
         outputs.update(loss=loss, beta=beta * ops.ones_like(kl), x=x, parameters=parameters)
         return outputs
 
