@@ -64,13 +64,13 @@ def classify(
             parts = [(model.encode(images), classes) for images, classes in (known, held, test)]
             found = [metrics.probe_accuracy(*parts)]
             images, classes = known[0] / np.float32(255), known[1]
+            measured = test[0][:] / np.float32(255), test[1]
             epochs = -(-steps // -(-len(images) // batch_size))
             for encoder_rate in (encoder_learning_rate, None):
                 rates = learning_rate, encoder_rate
                 classifier = _classifier(model, int(y.max()) + 1, *rates, steps)
                 classifier.fit(images, classes, batch_size, epochs, verbose=0)
-                logits = classifier.predict(test[0][:] / np.float32(255), 256, verbose=0)
-                found.append(float(np.mean(logits.argmax(1) == test[1])))
+                found.append(classifier.evaluate(*measured, 256, 0, return_dict=True)["accuracy"])
             for way, accuracy in zip(WAYS, found):
                 accuracies[way][n].append(accuracy)
             shown = ", ".join(f"{way} {value:.4f}" for way, value in zip(WAYS, found))
@@ -91,13 +91,12 @@ def _classifier(model, classes, rate, encoder_rate, steps):
         encoder.set_weights(model.encoder.get_weights())
     features = layers.Flatten()(encoder.get_layer("z_mean").input)
     head = layers.Dense(classes, name="classes")
-    classifier = keras.Model(encoder.input, head(features))
+    classifier = transfer.Classifier(keras.Model(encoder.input, head(features)))
     falling = [
         keras.optimizers.schedules.CosineDecay(start, steps)
         for start in (rate, encoder_rate or rate)
     ]
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    classifier.compile(transfer.optimizer(classifier, head.trainable_variables, *falling), loss)
+    classifier.compile(transfer.optimizer(classifier, head.trainable_variables, *falling))
     return classifier
 
 
@@ -122,4 +121,4 @@ def _report(accuracies, n_test, output):
 
 
 if __name__ == "__main__":
-    cli.run(classify)
+    cli.run(classify, distribute=True)

@@ -8,7 +8,7 @@ import pathlib
 
 import keras
 
-from vae_zoo import cli, load_model, zoo
+from vae_zoo import cli, distribute, load_model, zoo
 from vae_zoo.evaluate import evaluate
 
 
@@ -46,7 +46,7 @@ def evaluate_model(
         progress=cli.progress("importance sampling"),
     )
     cli.table(numbers)
-    if json_file:
+    if json_file and distribute.is_main():
         cli.write_json(json_file, numbers)
     return numbers
 
@@ -60,4 +60,4 @@ def _trained_on(folder):
 
 
 if __name__ == "__main__":
-    cli.run(evaluate_model)
+    cli.run(evaluate_model, distribute=True)

@@ -149,4 +149,4 @@ def _short(value):
 
 
 if __name__ == "__main__":
-    cli.run(tune)
+    cli.run(tune, distribute=True)

@@ -517,7 +517,7 @@ class unchanged_unless:
                 variable.assign(ops.where(self.accept, variable.value, old))
 
 
-def compiled(function, model, noisy=False, loops=False):
+def compiled(function, model, noisy=False, loops=False, dealt=False):
     """Compiles `function(*arrays) -> tensor(s)` that reads `model`'s variables and assigns none.
 
     For what is not `fit`: log-likelihoods, sampling, encoding. JAX jits it over the mapped state,
@@ -530,6 +530,8 @@ def compiled(function, model, noisy=False, loops=False):
             ints, before the arrays; see `Trainable.noise_from`.
         loops: True where it has a long loop inside, which a recording would unroll: on PyTorch it
             then runs as it is.
+        dealt: True where the first axis of all arrays and results is a batch that the devices can
+            share evenly: each then computes its part. All processes must call it.
 
     Returns:
         A function of NumPy arrays (of equal shapes from call to call, else it compiles again) that
@@ -542,10 +544,13 @@ def compiled(function, model, noisy=False, loops=False):
 
     whole = with_noise if noisy else function
     if BACKEND == "tensorflow":
-        traced = tf.function(whole, reduce_retracing=True)
+        strategy = tf.distribute.get_strategy()
+        on_replicas = lambda *arrays: strategy.run(whole, arrays)  # noqa: E731
+        traced = tf.function(on_replicas if dealt else whole, reduce_retracing=True)
+        ready = tf.distribute.DistributedValues
 
         def run(*arrays):  # as tensors, or each new number would be traced anew
-            return traced(*[tf.convert_to_tensor(a) for a in arrays])
+            return traced(*[a if isinstance(a, ready) else tf.convert_to_tensor(a) for a in arrays])
     elif BACKEND == "jax":
 
         @jax.jit
@@ -575,7 +580,42 @@ def compiled(function, model, noisy=False, loops=False):
                     players[key] = recorded or pure
                 return players[key](*arguments)
 
-    return lambda *arrays: keras.tree.map_structure(ops.convert_to_numpy, run(*arrays))
+    def call(*arrays):
+        if not dealt:
+            return keras.tree.map_structure(ops.convert_to_numpy, run(*arrays))
+        seeds, batch = arrays[: 2 * noisy], arrays[2 * noisy :]
+        return keras.tree.map_structure(_gathered, run(*seeds, *map(_part, batch)))
+
+    return call
+
+
+def _part(array):
+    """What this process passes on so that each device gets its rows of an array."""
+    if BACKEND == "jax":
+        distribution = keras.distribution.distribution()
+        axes = [distribution.batch_dim_name, *[None] * (array.ndim - 1)]
+        layout = keras.distribution.TensorLayout(axes, distribution.device_mesh).backend_layout
+        return jax.make_array_from_callback(array.shape, layout, lambda index: array[index])
+    count, _, number = devices()
+    parts = np.split(array, count)
+    if BACKEND == "torch":
+        return parts[number]
+    return tf.distribute.get_strategy().experimental_distribute_values_from_function(
+        lambda replica: tf.convert_to_tensor(parts[replica.replica_id_in_sync_group])
+    )
+
+
+def _gathered(result):
+    """What the devices made of their rows, as one array in every process."""
+    if BACKEND == "tensorflow":
+        return tf.distribute.get_strategy().gather(result, axis=0).numpy()
+    if BACKEND == "jax":
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(result, tiled=True))
+    parts = [torch.empty_like(result) for _ in range(devices()[0])]
+    torch.distributed.all_gather(parts, result.contiguous())
+    return ops.convert_to_numpy(torch.cat(parts))
 
 
 def run_on_tensorflow(code, *arguments, **environment):

@@ -138,11 +138,11 @@ class Trainable(keras.Model):
         finally:
             del self._now.noise
 
-    def _compiled(self, name, function, noisy=False, loops=False):
+    def _compiled(self, name, function, noisy=False, loops=False, dealt=False):
         cache = self.__dict__.setdefault("_compiled_functions", {})
-        if name not in cache:
-            cache[name] = backend.compiled(function, self, noisy, loops)
-        return cache[name]
+        if (name, dealt) not in cache:
+            cache[name, dealt] = backend.compiled(function, self, noisy, loops, dealt)
+        return cache[name, dealt]
 
     def run(self, name, function, *arrays, batch_size=256, seed=None):
         """Runs `function(*tensors)` compiled, batch by batch, over the first axis of NumPy arrays.
@@ -720,20 +720,22 @@ class BaseVAE(LatentModel):
             x = ops.cast(self.draw(ops.shape(x), "uniform") < x, "float32")
         return x
 
-    def log_likelihood(self, x, y=None, num_samples=1000, batch_size=50, seed=0, progress=None):
+    def log_likelihood(self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None):
         """Importance-weighted bound on log p(x), which grows to log p(x) with `num_samples` = k.
 
         L_k = log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x)
 
         Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519, eq. 8. Computed in chunks of 50
-        samples; the log-sum-exp is taken in float32 within a chunk, in float64 over chunks.
+        samples; the log-sum-exp is taken in float32 within a chunk, in float64 over chunks. Within
+        `vae_zoo.distribute.data_parallel` devices share the images, and all processes must call it.
 
         Args:
             x: images (n, *image_shape); grey levels become bits once where the likelihood is
                 Bernoulli (fixed test bits are better: they can be named).
             y: labels or None.
             num_samples: int, k.
-            batch_size: int, images at a time.
+            batch_size: int, images at a time on each device; None takes 50, and 10 where latents
+                are grids, since layers of 50 samples of each are held in memory.
             seed: int; equal seeds give equal numbers.
             progress: wraps the iterable of batches, `tqdm.tqdm` say.
 
@@ -746,28 +748,34 @@ class BaseVAE(LatentModel):
         x = np.asarray(x)
         self.check_data(x)
         arrays = [x] if y is None else [x, np.asarray(y)]
-        batches = range(0, len(x), batch_size)
+        if batch_size is None:  # of a grid, latent_shape holds (height, width, channels)
+            batch_size = 50 if max(map(np.size, self.latent_shape)) == 1 else 10
+        devices = backend.devices()[0]
+        size = devices * min(batch_size, -(-len(x) // devices))
+        batches = range(0, len(x), size)
         bounds = []
         for start in batches if progress is None else progress(batches):
             # The last batch is filled up by repetition: one shape, compiled once.
-            rows = np.minimum(np.arange(start, start + min(batch_size, len(x))), len(x) - 1)
+            rows = np.minimum(np.arange(start, start + size), len(x) - 1)
             parts = [a[rows] for a in arrays]
             prepare = self._compiled("prepare", self.prepare, noisy=True)
             parts[0] = prepare(np.int32(seed), np.int32(start), parts[0])
             sums = [
-                self._compiled(f"log_weights_{size}", self._sum_of_weights(size), noisy=True)(
-                    np.int32(seed + 1), np.int32(start // batch_size * len(chunks) + i), *parts
+                self._log_sum(k, devices > 1)(
+                    np.int32(seed + 1), np.int32(start // size * len(chunks) + i), *parts
                 )
-                for i, size in enumerate(chunks)
+                for i, k in enumerate(chunks)
             ]
             bounds.append(np.logaddexp.reduce(np.float64(sums), axis=0) - np.log(num_samples))
         return np.concatenate(bounds)[: len(x)]
 
-    def _sum_of_weights(self, num_samples):
+    def _log_sum(self, num_samples, dealt):
+        """log sum_i p(x, z_i) / q(z_i|x), compiled; see `backend.compiled`."""
+
         def log_sum(x, y=None):
             return ops.logsumexp(self.log_weights(x, y, num_samples), axis=0)
 
-        return log_sum
+        return self._compiled(f"log_sum_{num_samples}", log_sum, noisy=True, dealt=dealt)
 
     def update_state(self, outputs, weights, training):
         """Fits a likelihood's variance; what the objective returns while training then holds `x`

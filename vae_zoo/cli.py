@@ -47,7 +47,7 @@ def run(function, argv=None, distribute=False):
             comes before the default; None without one is read as str. A parameter without a
             default is given by its place, without a flag.
         argv: list of str, the arguments; those of the process if None.
-        distribute: bool, whether `function` trains a model of the zoo.
+        distribute: bool, whether `function` works on several devices.
 
     Exits: 0 after `--help`; 2 with one line on stderr for wrong arguments and for a `ValueError`,
         `OSError` or `ImportError` of the function; 130 when interrupted. All else propagates.
@@ -60,7 +60,7 @@ def run(function, argv=None, distribute=False):
             type=_read_int,
             const=0,
             metavar="N",
-            help="train on all devices, or on N of them (default: on one)",
+            help="work on all devices, or on N of them (default: on one)",
         )
     settings = _settings(parser, sys.argv[1:] if argv is None else argv)
     try:
@@ -82,11 +82,15 @@ def _distributed(function, devices, settings):
         if not distribute.is_main():
             # Does all that the first one does, but where nobody looks.
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            given = settings.get("output", inspect.signature(function).parameters["output"].default)
-            checkpoint = Path(given, "checkpoint.npz")
-            if checkpoint.exists():  # TensorFlow's workers read their own
-                shutil.copy(checkpoint, folder)
-            settings["output"] = folder
+            output = inspect.signature(function).parameters.get("output")
+            if output is not None:
+                given = Path(settings.get("output", output.default))
+                # What a run goes on from; TensorFlow's workers read their own checkpoint.
+                if (given / "checkpoint.npz").exists():
+                    shutil.copy(given / "checkpoint.npz", folder)
+                if (given / "trials").exists():
+                    shutil.copytree(given / "trials", Path(folder, "trials"))
+                settings["output"] = folder
             stack.enter_context(
                 contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
             )
@@ -124,7 +128,10 @@ def progress(description):
     """What wraps an iterable (as `tqdm.tqdm` does) in a bar, shown where somebody watches."""
     import tqdm
 
-    return functools.partial(tqdm.tqdm, desc=description, leave=False, disable=None)
+    from vae_zoo import distribute
+
+    hidden = None if distribute.is_main() else True  # None: where nobody watches
+    return functools.partial(tqdm.tqdm, desc=description, leave=False, disable=hidden)
 
 
 def command():

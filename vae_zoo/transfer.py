@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from vae_zoo import likelihoods
-from vae_zoo.base import BaseVAE, serialized
+from vae_zoo.base import BaseVAE, Trainable, serialized
 
 
 def fits(likelihood, images):
@@ -60,6 +60,31 @@ def adapted(model, image_shape=None, likelihood=None):
         for mine, its in zip(*both, strict=True):
             mine.assign(ops.convert_to_numpy(its))
     return new, fresh
+
+
+class Classifier(Trainable):
+    """p(y|x) of a network's logits, trained as the models of the zoo are.
+
+    -log p(y|x) = logsumexp_c f_c(x) - f_y(x)
+
+    Args:
+        network: Keras model, images (batch, ...) -> logits f (batch, classes).
+    """
+
+    logged = ("accuracy",)
+
+    def __init__(self, network, **kwargs):
+        super().__init__(**kwargs)
+        self.network = network
+
+    def call(self, x):
+        return ops.cast(self.network(x), "float32")
+
+    def objective(self, x, y=None, training=False):
+        logits = ops.cast(self.network(x, training=training), "float32")
+        right = ops.cast(ops.argmax(logits, axis=1) == ops.cast(y, "int32"), "float32")
+        loss = keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
+        return {"loss": loss, "accuracy": right}
 
 
 def _networks(model):

@@ -20,7 +20,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.src import utils
 
-from vae_zoo import cli, data, likelihoods, metrics, runs, schedules, zoo
+from vae_zoo import backend, cli, data, likelihoods, metrics, runs, schedules, zoo
 from vae_zoo.evaluate import features
 from vae_zoo.models.autoencoder import Autoencoder
 from vae_zoo.models.conv_vae import ConvVAE
@@ -257,7 +257,8 @@ class Search(keras_tuner.HyperModel):
                 verbose=0,
             )
             numbers = self.measured(model, held_out)
-            value = numbers[self.objective] = self.judge.value(self, model, numbers)
+            value = backend.from_first(repr(self.judge.value(self, model, numbers)).encode())
+            value = numbers[self.objective] = float(value)  # all processes try the same next
             if not np.isfinite(value):
                 raise ValueError(f"{self.objective} is {value}")
         except Exception as error:  # KerasTuner writes it down and goes on
@@ -307,12 +308,15 @@ class Search(keras_tuner.HyperModel):
             objective=keras_tuner.Objective(self.objective, self.judge.direction),
             directory=str(pathlib.Path(output).resolve()),
             project_name="trials",
-            seed=self.seed,
+            seed=self.seed + 1,  # of 0 KerasTuner makes a random one
             max_consecutive_failed_trials=trials + 1,
             **limits,
         )
         if kind == "hyperband" and hasattr(tuner.oracle, "trials"):
             tuner.oracle.max_trials = trials
+        if backend.devices()[0] > 1:
+            # The other clears all that Keras knows before each trial: the devices too.
+            tuner._try_build = tuner._build_hypermodel
         return tuner
 
     def default(self):
