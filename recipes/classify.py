@@ -62,7 +62,7 @@ def classify(
             rows = _labelled(y, n, np.random.default_rng([seed, n, draw]))
             known = np.asarray(x[rows]), y[rows]
             parts = [(model.encode(images), classes) for images, classes in (known, held, test)]
-            found = [metrics.probe_accuracy(*parts)]
+            found = [metrics.probe_accuracy(parts)]
             images, classes = known[0] / np.float32(255), known[1]
             measured = test[0][:] / np.float32(255), test[1]
             epochs = -(-steps // -(-len(images) // batch_size))

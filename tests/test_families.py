@@ -19,7 +19,7 @@ from keras import ops
 from scipy import stats
 
 import vae_zoo
-from vae_zoo import backend, base, likelihoods, networks, priors, schedules
+from vae_zoo import backend, base, likelihoods, networks, priors, schedules, transfer
 
 LOSSES = pathlib.Path(__file__).with_name("losses.json")
 PACKAGE = pathlib.Path(vae_zoo.__file__).parent
@@ -393,7 +393,7 @@ OVERRIDES = {
 
 def _classes():
     classes = {c for family in FAMILIES.values() for c in type(family.make()).__mro__}
-    for module in (vae_zoo.layers, likelihoods, priors):
+    for module in (vae_zoo.layers, likelihoods, priors, transfer):
         classes |= {c for c in vars(module).values() if isinstance(c, type)}
     return {c for c in classes if c.__module__.startswith("vae_zoo.")}
 

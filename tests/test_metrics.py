@@ -55,8 +55,8 @@ def test_a_probe_reads_labels_that_are_there_and_no_others():
     codes = np.eye(4)[y] @ rng.normal(size=(4, 6)) + 0.1 * rng.normal(size=(1200, 6))
     noise = rng.normal(size=(1200, 2, 3))
     parts = lambda x: [(x[a:b], y[a:b]) for a, b in ((0, 400), (400, 800), (800, 1200))]  # noqa: E731
-    assert metrics.probe_accuracy(*parts(codes)) > 0.98
-    assert metrics.probe_accuracy(*parts(noise)) < 0.4
+    assert metrics.probe_accuracy(parts(codes)) > 0.98
+    assert metrics.probe_accuracy(parts(noise)) < 0.4
 
 
 def test_psnr():

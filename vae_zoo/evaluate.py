@@ -107,7 +107,7 @@ def _identity(model, classifier, parts, binary, seed, images=1000):
     kept = []
     for held in range(1, len(groups) + 1):
         new = model.sample(len(x), seed=seed, fixed=groups[:held])
-        kept.append(metrics.probe_accuracy(*known, (features(classifier, new), y)))
+        kept.append(metrics.probe_accuracy([*known, (features(classifier, new), y)]))
     protocol = f"right by a linear classifier of features, {len(x):,} images a number of groups"
     return _number(kept, "", protocol)
 
@@ -310,7 +310,7 @@ def _probes(model, parts, seed):
     }
     numbers = {}
     for suffix, (what, extract) in extractors.items():
-        accuracy = metrics.probe_accuracy(*((extract(x), y) for x, y in parts))
+        accuracy = metrics.probe_accuracy((extract(x), y) for x, y in parts)
         n = len(parts[-1][0])
         numbers[f"probe_accuracy{suffix}"] = {
             **_number(accuracy, "", f"logistic regression of {what}, {len(parts[0][0]):,} labels"),

@@ -82,20 +82,24 @@ def frechet_distance(x, y):
     return float(shift + np.trace(cov_x) + np.trace(cov_y) - 2 * root)
 
 
-def probe_accuracy(train, validation, test):
+def probe_accuracy(splits):
     """Share of test labels that a linear classifier of standardised features gets right.
 
     Multinomial logistic regression (scikit-learn), its L2 penalty chosen on the validation split.
 
     Args:
-        train, validation, test: pairs (features (n, ...), labels (n,)).
+        splits: iterable of three pairs (features (n, ...), labels (n,)), of training, validation
+            and test images; one at a time is asked for and let go.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    flat = [(np.reshape(x, (len(x), -1)), y) for x, y in (train, validation, test)]
-    scaler = StandardScaler().fit(flat[0][0])
-    (x, y), held, (x_test, y_test) = [(scaler.transform(x), y) for x, y in flat]
+    scaler, scaled = None, []
+    for x, y in splits:
+        x = np.reshape(x, (len(x), -1))
+        scaler = scaler or StandardScaler().fit(x)
+        scaled.append((scaler.transform(x), y))
+    (x, y), held, (x_test, y_test) = scaled
     probes = [
         LogisticRegression(C=c, tol=1e-3, max_iter=200).fit(x, y) for c in (0.003, 0.03, 0.3, 3.0)
     ]
