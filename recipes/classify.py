@@ -24,7 +24,7 @@ def classify(
     steps=1000,
     batch_size=64,
     learning_rate=1e-3,
-    encoder_learning_rate=3e-4,
+    encoder_learning_rates=(3e-4, 1e-3),
     seed=0,
     output="output/classify",
 ):
@@ -37,8 +37,9 @@ def classify(
         draws: of which images are the labelled ones; what is reported is mean and spread
         steps: of training, fine-tuned and from scratch
         batch_size: images in a step
-        learning_rate: of Adam, for the new layer, and for all layers from scratch
-        encoder_learning_rate: of Adam, for the checkpoint's layers
+        learning_rate: of Adam, for the new layer
+        encoder_learning_rates: of Adam, for the encoder, the checkpoint's and the one from scratch;
+            of several each takes the one that is best on the validation split
         seed: of weights and draws
         output: folder for the numbers and the picture
     """
@@ -63,14 +64,17 @@ def classify(
             known = np.asarray(x[rows]), y[rows]
             parts = [(model.encode(images), classes) for images, classes in (known, held, test)]
             found = [metrics.probe_accuracy(parts)]
-            images, classes = known[0] / np.float32(255), known[1]
-            measured = test[0][:] / np.float32(255), test[1]
-            epochs = -(-steps // -(-len(images) // batch_size))
-            for encoder_rate in (encoder_learning_rate, None):
-                rates = learning_rate, encoder_rate
-                classifier = _classifier(model, int(y.max()) + 1, *rates, steps)
-                classifier.fit(images, classes, batch_size, epochs, verbose=0)
-                found.append(classifier.evaluate(*measured, 256, 0, return_dict=True)["accuracy"])
+            for trained in (True, False):
+                classifiers = [
+                    _classifier(model, trained, int(y.max()) + 1, learning_rate, rate, steps)
+                    for rate in encoder_learning_rates
+                ]
+                for classifier in classifiers:
+                    images, classes = known
+                    epochs = -(-steps // -(-len(images) // batch_size))
+                    classifier.fit(images / np.float32(255), classes, batch_size, epochs, verbose=0)
+                best = max(classifiers, key=lambda classifier: _accuracy(classifier, held))
+                found.append(_accuracy(best, test))
             for way, accuracy in zip(WAYS, found):
                 accuracies[way][n].append(accuracy)
             shown = ", ".join(f"{way} {value:.4f}" for way, value in zip(WAYS, found))
@@ -83,18 +87,21 @@ def _labelled(y, n, rng):
     return np.concatenate([rng.choice(np.flatnonzero(y == c), n, False) for c in np.unique(y)])
 
 
-def _classifier(model, classes, rate, encoder_rate, steps):
-    """The encoder up to what its z_mean is made of, and one new layer; the encoder's weights are
-    the checkpoint's where it has a rate of its own."""
+def _accuracy(classifier, split):
+    images, classes = split[0][:] / np.float32(255), split[1]
+    return classifier.evaluate(images, classes, 256, verbose=0, return_dict=True)["accuracy"]
+
+
+def _classifier(model, trained, classes, rate, encoder_rate, steps):
+    """The encoder up to what its z_mean is made of, as it was trained or new, and one new layer."""
     encoder = type(model).from_config(model.get_config()).encoder
-    if encoder_rate:
+    if trained:
         encoder.set_weights(model.encoder.get_weights())
     features = layers.Flatten()(encoder.get_layer("z_mean").input)
     head = layers.Dense(classes, name="classes")
     classifier = transfer.Classifier(keras.Model(encoder.input, head(features)))
     falling = [
-        keras.optimizers.schedules.CosineDecay(start, steps)
-        for start in (rate, encoder_rate or rate)
+        keras.optimizers.schedules.CosineDecay(start, steps) for start in (rate, encoder_rate)
     ]
     classifier.compile(transfer.optimizer(classifier, head.trainable_variables, *falling))
     return classifier

@@ -334,7 +334,7 @@ def search(rows, names, objective, path):
         if _spans_magnitudes(values):
             axes.set_xscale("log")
             ticks = np.geomspace(values.min(), values.max(), 4)
-            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
             axes.minorticks_off()
         axes.set(xlabel=name, ylabel=objective)
         axes.grid(alpha=0.25, linewidth=0.6)
