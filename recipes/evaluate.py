@@ -55,7 +55,9 @@ def _trained_on(folder):
     """The data set that the card of an entry or the config of a run names."""
     for name in ("card.json", "config.json"):
         if (folder / name).is_file():
-            return json.loads((folder / name).read_text())["settings"]["dataset"]
+            settings = json.loads((folder / name).read_text())["settings"]
+            if "dataset" in settings:  # fine-tuning is told of a folder of images
+                return settings["dataset"]
     raise ValueError(f"{folder} does not say what the model was trained on: pass --dataset")
 
 

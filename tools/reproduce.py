@@ -14,7 +14,7 @@ import sys
 from vae_zoo import cli, zoo
 
 ROOT = pathlib.Path(__file__).parent.parent
-COMPARED = ("elbo", "rate", "distortion", "relative_mse", "psnr")
+COMPARED = ("elbo", "rate", "distortion", "nll", "relative_mse", "psnr")
 
 
 def reproduce(name, output="output", errors=3.0):

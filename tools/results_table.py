@@ -39,7 +39,7 @@ def results_table(readme=str(ROOT / "README.md")):
     """
     cards = {name: zoo.card(name) for name in zoo.names()}
     lines = [
-        f"| entry | data | weights | {' | '.join(COLUMNS)} | the paper's | gap |",
+        f"| entry | data | weights | {' | '.join(COLUMNS)} | published | gap |",
         f"| --- | --- | --- | {' | '.join('---' for _ in COLUMNS)} | --- | --- |",
     ]
     notes = []
@@ -48,7 +48,7 @@ def results_table(readme=str(ROOT / "README.md")):
             ", ".join(_cell(card, p) or "-" for p in patterns) for patterns in COLUMNS.values()
         ]
         anchors = {k: n for k, n in card["metrics"].items() if "anchor" in n}
-        paper = ", ".join(f"{k} {n['anchor']:g}" for k, n in anchors.items())
+        paper = ", ".join(f"{_name(k)} {n['anchor']:g}" for k, n in anchors.items())
         gap = ", ".join(f"{_shown(k, n['value']) - n['anchor']:+.3g}" for k, n in anchors.items())
         cells = ["" if set(cell) <= set("-, ") else cell for cell in cells]
         entry = f"[`{name}`](saved_models/{name}/card.json)"
@@ -58,13 +58,20 @@ def results_table(readme=str(ROOT / "README.md")):
         notes.append(
             f"- `{name}`: `{card['command']}`, seed {training['seed']}, "
             f"{training['minutes']:g} minutes on {training['machine']}."
-            + "".join(f" {k}: {n['anchor_source']}." for k, n in anchors.items())
+            + "".join(f" {_name(k)}: {n['anchor_source']}." for k, n in anchors.items())
             + "".join(_over_seeds(k, n) for k, n in card["metrics"].items() if "seeds" in n)
         )
     protocols = (
-        "Test split, numbers ± standard error over images. NLL by importance sampling with the "
-        "number of samples, and of images where not all, in brackets. Everything else of an entry "
-        "stands in its card."
+        "Test split, numbers ± standard error over images; -ELBO and NLL in nats. NLL: by "
+        "importance sampling, in brackets the number of samples and, where not all were taken, of "
+        "test images; exact for a PixelCNN. bits/dim: of that bound where there is one, else of "
+        "the ELBO. Active: latents whose posterior mean varies over images. Relative MSE: share of "
+        "the pixels' variance that a reconstruction leaves. Codes used, perplexity: of each grid "
+        "of codes, from the top. cnn_fid: Fréchet distance to the test images of samples from the "
+        "prior, of samples from uniform codes (VQ-VAE) or from a mixture of Gaussians fitted to "
+        "the latents, and of training images. Probe: accuracy of a linear classifier of the "
+        "latents, of pixels, of an untrained encoder's latents. Everything else of an entry stands "
+        "in its card."
     )
     cli.replace_block(readme, "results", "\n".join([protocols, "", *lines, "", *notes]))
     return cards
@@ -72,8 +79,8 @@ def results_table(readme=str(ROOT / "README.md")):
 
 def _over_seeds(metric, number):
     seeds = number["seeds"]
-    values = ", ".join(f"{value:.2f}" for value in seeds.values())
-    return f" {metric} of seeds {', '.join(seeds)}: {values}."
+    values = ", ".join(f"{_shown(metric, value):.2f}" for value in seeds.values())
+    return f" {_name(metric)} of seeds {', '.join(seeds)}: {values}."
 
 
 def _shown(metric, value):
@@ -81,12 +88,18 @@ def _shown(metric, value):
     return -value if metric == "elbo" else value
 
 
+def _name(metric):
+    return "-elbo" if metric == "elbo" else metric
+
+
 def _cell(card, pattern):
-    """The number whose name is `pattern`, the last of them where several are (the tightest)."""
+    """The number whose name is `pattern`; of several those of all grids, or the tightest bound."""
     found = [number for name, number in card["metrics"].items() if re.fullmatch(pattern, name)]
-    if not found:
-        return ""
-    number = found[-1]
+    found = found if pattern.endswith(r"\w*") else found[-1:]
+    return " and ".join(_number(card, pattern, number) for number in found)
+
+
+def _number(card, pattern, number):
     value, error = number["value"], number.get("standard_error")
     value = _shown(pattern, value)
     text = f"{value:.3g}" if abs(value) < 10 else f"{value:.2f}"
@@ -97,7 +110,8 @@ def _cell(card, pattern):
     protocol = re.match(r"([\d,]+) importance samples, ([\d,]+) images", number["protocol"])
     if protocol and pattern.startswith("nll"):
         samples, images = protocol.groups()
-        text += f" ({samples})" if images == "10,000" else f" ({samples}; {images} images)"
+        every = card["metrics"]["elbo"]["protocol"].endswith(f", {images} images")
+        text += f" ({samples})" if every else f" ({samples}; {images} images)"
     return text
 
 
