@@ -47,10 +47,11 @@ def classify(
     (x, y), held, test = (data.load(dataset, split) for split in data.SPLITS)
     if y is None:
         raise ValueError(f"{dataset} has no labels")
-    if x.shape[1:] != model.image_shape or "z_mean" not in [w.name for w in model.encoder.layers]:
+    encoder, shape = getattr(model, "encoder", None), getattr(model, "image_shape", None)
+    if x.shape[1:] != shape or "z_mean" not in [w.name for w in getattr(encoder, "layers", ())]:
         raise ValueError(
             f"{checkpoint} must have an encoder of {x.shape[1:]} images with an output z_mean. "
-            f"Received: a {type(model).__name__} of {model.image_shape}"
+            f"Received: a {type(model).__name__} of {shape}"
         )
     few = np.bincount(y).min()
     if max(labels) > few:

@@ -61,6 +61,7 @@ def fine_tune(
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
     output, old = pathlib.Path(output), load_model(checkpoint, compile=False)
+    transfer.check(old)
 
     # === Images, in the shape that the model takes ===
     shape = tuple(image_size or old.image_shape)

@@ -2,6 +2,11 @@
 settings.
 
 Sønderby et al. 2016 (LVAE), arXiv:1602.02282; Vahdat and Kautz 2020 (NVAE), arXiv:2007.03898.
+
+Colours of the size of CIFAR (published bits per dimension are of all of CIFAR-10, not of a part):
+
+    python recipes/hierarchical_vae.py --dataset cifar10_subset --likelihood discretized_logistic
+        --network conv --latents 4,8,16 --widths 32,64,64 --groups 1,2,2 --batch-size 64 --balance
 """
 
 import keras

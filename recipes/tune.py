@@ -61,10 +61,14 @@ def tune(
             f"{objective} is a bound at β = 1, best where β = 1 was trained: β is not searched. "
             "--objective cnn_fid or rate_at_distortion search it."
         )
-    _check_settings(output, settings)
+    path, free = output / "search.json", ("trials", "output")
+    same = {name: value for name, value in settings.items() if name not in free}
+    if path.exists() and json.loads(path.read_text()) != same:
+        raise ValueError(f"{output} holds a search with other settings: choose another --output")
 
     # === The search ===
     found = search.tuner(tuner, trials, output)
+    cli.write_json(path, same)
     done = sum(row["status"] == "COMPLETED" for row in _rows(found))
     if done:
         print(f"{done} finished trials were there already")
@@ -133,15 +137,6 @@ def tune(
 
 def _rows(tuner):
     return tuning.table(tuner) if hasattr(tuner.oracle, "trials") else []
-
-
-def _check_settings(output, settings):
-    """Raises `ValueError` where the folder holds a search of other settings."""
-    path, free = output / "search.json", ("trials", "output")
-    same = {name: value for name, value in settings.items() if name not in free}
-    if path.exists() and json.loads(path.read_text()) != same:
-        raise ValueError(f"{output} holds a search with other settings: choose another --output")
-    cli.write_json(path, same)
 
 
 def _short(value):

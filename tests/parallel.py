@@ -12,7 +12,8 @@ import numpy as np
 from keras import ops
 
 import vae_zoo
-from vae_zoo import base, distribute
+from vae_zoo import base, distribute, transfer
+from vae_zoo.evaluate import features
 from vae_zoo.likelihoods import Gaussian
 
 SHAPE = (8, 6, 1)
@@ -66,6 +67,7 @@ CASES = {  # name: (model, epochs of three steps, settings of the optimizer, pre
     "vq_vae": ("vq_vae", 4, {}, "float32"),
     "weights": ("dense_vae", 3, {"global_clipnorm": 0.5, "use_ema": True}, "float32"),
     "skipping": ("guarded_vae", 9, {}, "float32"),
+    "two_rates": ("dense_vae", 3, {}, "float32"),
     "float16": ("guarded_vae", 9, {}, "mixed_float16"),
 }
 
@@ -90,6 +92,8 @@ def train(case):
             variable.assign(rng.normal(0, 0.2, variable.shape))
     keras.config.set_dtype_policy("float32")
     model.compile(keras.optimizers.Adam(1e-3, **settings))
+    if case == "two_rates":
+        model.compile(transfer.optimizer(model, model.decoder.trainable_variables, 1e-3, 1e-4))
     if case == "vq_vae":
         model.start_codebook(x)
     seen = x
@@ -138,6 +142,10 @@ def main(folder, devices, *cases):
         folder.mkdir(parents=True, exist_ok=True)
         trained, tested = echo()
         np.savez(folder / "echo.npz", trained=trained, tested=tested)
+        network = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
+        network.build((None, *SHAPE))
+        made = {"features": features(network, images()), "kernel": network.get_weights()[0]}
+        np.savez(folder / "features.npz", **made)
         base.Trainable.draw = quiet
         for case in cases:
             model, found = train(case)

@@ -132,6 +132,23 @@ def test_replicas_draw_different_noise(two_devices):
     assert (np.abs([*trained, tested]) < 1).all() and (np.abs(found["trained"]) < 1).all()
 
 
+def test_features_are_made_of_every_image(two_devices):
+    found, x = np.load(two_devices / "features.npz"), parallel.images()
+    expected = (x / np.float32(255)).reshape(len(x), -1) @ found["kernel"]
+    np.testing.assert_allclose(found["features"], expected, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="reads TF_CONFIG on TensorFlow only")
+@pytest.mark.parametrize("first", ["chief", "worker"])
+def test_a_chief_is_a_worker_and_the_first_of_all(first, monkeypatch):
+    cluster = {"chief": ["a:1"], "worker": ["b:1"]}
+    cluster = cluster if first == "chief" else {"worker": ["a:1", "b:1"]}
+    other = {"type": "worker", "index": 0 if first == "chief" else 1}
+    for task, main in (({"type": first, "index": 0}, True), (other, False)):
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+        assert distribute.is_main() == main and distribute._processes() == 2
+
+
 def test_what_two_devices_save_one_loads(two_devices):
     model = vae_zoo.load_model(two_devices / "hierarchical_vae.keras")
     two = np.load(two_devices / "hierarchical_vae.npz")

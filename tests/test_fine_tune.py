@@ -3,6 +3,7 @@
 import json
 import pathlib
 import runpy
+import warnings
 
 import keras
 import numpy as np
@@ -11,7 +12,17 @@ from families import FAMILIES, SHAPE, images
 from PIL import Image
 from test_families import array, filled
 
-from vae_zoo import ConvVAE, DenseVAE, HierarchicalVAE, cli, data, folders, load_model, transfer
+from vae_zoo import (
+    ConvVAE,
+    DenseVAE,
+    HierarchicalVAE,
+    cli,
+    data,
+    folders,
+    load_model,
+    schedules,
+    transfer,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Posterior collapse")  # of tiny models
 RECIPE = pathlib.Path(__file__).parent.parent / "recipes" / "fine_tune.py"
@@ -70,6 +81,34 @@ def test_files_are_read_once(folder, tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         folders.stream(folder, (4, 4, 1), tmp_path / "out")
     assert not list((tmp_path / "out").glob(".*"))  # no half-written file
+
+
+def test_images_beside_what_is_written_stay(folder):
+    before = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    save(folder / "images-000.png", np.zeros((5, 5), np.uint8))
+    for seed in (0, 1):  # the second takes the place of what the first wrote
+        train, held, _ = folders.stream(folder, (4, 4, 1), folder, seed)
+        assert len(train) + len(held) == 31
+    assert len(list(folder.glob("images-*.u8"))) == 1 and (folder / "images-000.png").exists()
+    assert all((folder / name).read_bytes() == content for name, content in before.items())
+
+
+def test_an_image_too_large_to_be_meant_is_skipped(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # an error from twice as many on
+    save(folder / "poster.png", np.zeros((25, 25), np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        _, _, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert "decompression bomb" in skipped["poster.png"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_one_pixel_is_an_image(size, tmp_path):
+    colour = np.full((*size, 3), (200, 0, 0), np.uint8)
+    save(tmp_path / "colour.png", colour)
+    save(tmp_path / "grey.png", colour[..., 0])
+    assert (folders.read_as(tmp_path / "colour.png", (4, 4, 3)) == (200, 0, 0)).all()
+    assert (folders.read_as(tmp_path / "grey.png", (4, 4, 1)) == 200).all()
 
 
 def test_the_middle_is_resized(tmp_path):
@@ -156,6 +195,8 @@ def test_a_warm_up_is_over():
     beta = keras.optimizers.schedules.PolynomialDecay(0.0, 5, 0.5)
     model = HierarchicalVAE(SHAPE, (2,), (3,), beta=beta)
     assert transfer.adapted(model)[0].beta == 0.5
+    model = DenseVAE((8, 6, 1), latent_dim=2, hidden=(4,), beta=schedules.Cyclical(10, 0.25))
+    assert transfer.adapted(model)[0].beta == 0.25
 
 
 def test_new_layers_learn_faster():
@@ -242,11 +283,14 @@ def test_a_frozen_part_stays(folder, checkpoint, tmp_path):
         (["--images", "{folder}", "--freeze", "all"], "--freeze must be"),
         (["--images", "{folder}", "--image-size", "12,12", "--freeze", "encoder"],
          "would keep 1 new weights untrained"),
+        (["--images", "{folder}", "--checkpoint", "{pixel_cnn}"],
+         "A PixelCNN cannot be built for other images"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_line(arguments, words, folder, checkpoint, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     places = {"folder": folder, "empty": tmp_path / "empty"}
+    places["pixel_cnn"] = RECIPE.parent.parent / "saved_models" / "pixel_cnn_mnist"
     arguments = [argument.format(**places) for argument in arguments]
     with pytest.raises(SystemExit) as exit:
         fine_tune("--checkpoint", checkpoint, "--output", tmp_path / "out", *arguments)

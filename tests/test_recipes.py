@@ -134,6 +134,7 @@ def test_classify_learns_from_few_labels(tmp_path, capsys):
     for wrong, words in (
         (["--labels", "5000"], "images of its rarest class"),
         (["--checkpoint", str(RECIPES.parent / "saved_models/vq_vae_mnist")], "z_mean"),
+        (["--checkpoint", str(RECIPES.parent / "saved_models/pixel_cnn_mnist")], "z_mean"),
         (["--dataset", "frey_faces"], "no labels|must be a path"),
     ):
         with pytest.raises(SystemExit):

@@ -118,11 +118,60 @@ def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tmp_path, tiny, m
     assert sum("no memory is left" in line for line in lines) == 1
 
 
-def test_hyperband_stops_at_the_number_of_trials(tmp_path, tiny):
+def test_hyperband_trains_the_best_to_the_end_within_the_number_of_trials(tmp_path, tiny):
     search = tuning.Search("dense_vae", tiny, epochs=3, batch_size=16, progress=[].append)
     tuner = search.tuner("hyperband", 4, tmp_path)
     tuner.search(epochs=3, verbose=0)
-    assert len(tuning.table(tuner)) == 4
+    trials = tuner.oracle.trials.values()
+    epochs = [trial.hyperparameters.values["tuner/epochs"] for trial in trials]
+    assert epochs == [1, 1, 1, 3] and len(tuning.table(tuner)) == 4
+
+
+@pytest.mark.parametrize("epochs, trials", [(30, 12), (30, 30), (30, 2), (100, 60), (5, 5)])
+def test_hyperbands_first_bracket_fits(epochs, trials):
+    oracle = tuning.keras_tuner.oracles.HyperbandOracle(
+        "loss", max_epochs=epochs, factor=tuning._factor(epochs, trials)
+    )
+    bracket = range(oracle._get_num_brackets())
+    assert 1 < sum(oracle._get_size(bracket[-1], i) for i in bracket) <= trials
+    assert oracle._get_epochs(bracket[-1], bracket[-1]) == epochs
+
+
+def test_a_trial_that_goes_on_finds_its_learning_rate_where_it_was(tiny):
+    search = tuning.Search("dense_vae", tiny, epochs=9, batch_size=16, progress=[].append)
+    rates = []
+    for first in (0, 3):
+        hp = tuning.keras_tuner.HyperParameters()
+        hp.values |= {"tuner/epochs": 9, "tuner/initial_epoch": first}
+        optimizer = search.build(hp).optimizer
+        optimizer.iterations.assign(3 * 2)  # three epochs, as the first trial's file has it
+        rates.append(float(optimizer.learning_rate))
+    assert rates[0] == rates[1] < 1e-3
+
+
+def test_a_lost_worker_ends_the_search(tmp_path, tiny, monkeypatch):
+    def fit(*args, **kwargs):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(vae_zoo.DenseVAE, "fit", fit)
+    monkeypatch.setattr(tuning.distribute, "lost", lambda error: True)
+    with pytest.raises(tuning.keras_tuner.errors.FatalError, match="Connection closed"):
+        searched(tmp_path, "dense_vae", tiny)
+
+
+@pytest.mark.parametrize("objective, stops", [("val_elbo", 1), ("rate_at_distortion", 0)])
+def test_only_a_search_at_beta_one_stops_at_the_best_bound(objective, stops, tiny, monkeypatch):
+    seen, fit = [], vae_zoo.DenseVAE.fit
+
+    def spy(self, *args, callbacks, **kwargs):
+        seen.extend(callbacks)
+        return fit(self, *args, callbacks=callbacks, **kwargs)
+
+    monkeypatch.setattr(vae_zoo.DenseVAE, "fit", spy)
+    target = 20.0 if stops == 0 else None
+    search = tuning.Search("dense_vae", tiny, objective, target, epochs=1, progress=[].append)
+    search.default()
+    assert sum(isinstance(c, keras.callbacks.EarlyStopping) for c in seen) == stops
 
 
 @pytest.mark.parametrize(
@@ -192,6 +241,9 @@ def test_a_search_that_is_killed_goes_on_and_ends_with_a_model(tmp_path, tiny):
     process = start(tiny, output, *flags, total, "--seed", "1", log=log)
     assert process.wait(120) == 2
     assert "holds a search with other settings" in log.read_text().splitlines()[-1]
+    process = start(tiny, tmp_path / "new", *flags, total, "--tuner", "rndom", log=log)
+    assert process.wait(120) == 2 and "must be one of" in log.read_text().splitlines()[-1]
+    assert not (tmp_path / "new" / "search.json").exists()
 
 
 def test_two_workers_search_together(tmp_path, tiny):

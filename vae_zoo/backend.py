@@ -382,6 +382,8 @@ def accelerate(optimizer):
     difference. (On JAX XLA fuses the update anyway.)
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a loss-scaling one
+    for one in getattr(optimizer, "optimizers", ()):  # of several in one
+        accelerate(one)
     if BACKEND == "tensorflow":  # gradients come summed over replicas, and clipping needs them so
         optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: (
             gradients_and_variables

@@ -88,6 +88,8 @@ def _distributed(function, devices, settings):
                 # What a run goes on from; TensorFlow's workers read their own checkpoint.
                 if (given / "checkpoint.npz").exists():
                     shutil.copy(given / "checkpoint.npz", folder)
+                for images in given.glob("images-*.*"):
+                    Path(folder, images.name).symlink_to(images.resolve())
                 if (given / "trials").exists():
                     shutil.copytree(given / "trials", Path(folder, "trials"))
                 settings["output"] = folder

@@ -24,6 +24,7 @@ import os
 import re
 
 import keras
+import numpy as np
 
 from vae_zoo import backend
 
@@ -47,7 +48,8 @@ def data_parallel(devices=None, timeout=50):
 
     Arrays and `vae_zoo.data.Batches` are dealt out to the devices; a batch that cannot be dealt
     evenly is filled up with examples of weight 0. Of other data sets every process passes its own
-    part on JAX and PyTorch, in batches that divide evenly.
+    part on JAX and PyTorch, in batches that divide evenly. Initial weights are those of the first
+    process; on JAX Keras is seeded alike in all for that.
 
     Args:
         devices: int, how many of this host's devices; None takes all of them. Where there is no
@@ -66,7 +68,7 @@ def data_parallel(devices=None, timeout=50):
         try:
             yield
         except Exception as error:
-            if _processes() > 1 and LOST.search(str(error)):
+            if lost(error):
                 reason = next(line for line in str(error).splitlines() if LOST.search(line)).strip()
                 raise OSError(
                     f"A worker of this run was lost ({reason}). Start all of them again, with "
@@ -115,16 +117,24 @@ class _LastAxisParallel(keras.distribution.ModelParallel):
         return layout
 
 
+def lost(error):
+    """Whether an exception says that another process of this run is gone."""
+    return _processes() > 1 and bool(LOST.search(str(error)))
+
+
 def is_main():
     """True in the one process that writes files and prints."""
     if backend.BACKEND == "tensorflow":
-        return _tf_config().get("task", {}).get("index", 0) == 0
+        task = _tf_config().get("task", {})
+        first = "chief" if "chief" in _tf_config().get("cluster", {}) else "worker"
+        return (task.get("type", first), task.get("index", 0)) == (first, 0)
     return backend.devices()[2] == 0
 
 
 def _processes():
     if backend.BACKEND == "tensorflow":
-        return len(_tf_config().get("cluster", {}).get("worker", [""]))
+        cluster = _tf_config().get("cluster", {"worker": [""]})
+        return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
     return backend.devices()[1]
 
 
@@ -185,6 +195,11 @@ def _jax(devices, timeout):
         except RuntimeError as error:
             raise _too_late() if "before" in str(error) else error from None
     names = _jax_devices(devices)
+    if processes > 1:  # weights begin alike, of models without a seed too
+        from jax.experimental import multihost_utils
+
+        seed = multihost_utils.broadcast_one_to_all(np.random.randint(2**31 - 1))
+        keras.utils.set_random_seed(int(seed))
     parallel = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
     with parallel.scope():
         yield

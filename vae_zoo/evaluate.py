@@ -95,7 +95,8 @@ def evaluate(
 def features(classifier, images):
     """What a classifier (see `zoo.classifier`) makes of uint8 images, or float ones in [0, 1]."""
     images = images / np.float32(255) if images.dtype == "uint8" else images
-    return classifier.predict(images, batch_size=256, verbose=0)
+    parts = np.split(images, range(256, len(images), 256))
+    return np.concatenate([ops.convert_to_numpy(classifier(p, training=False)) for p in parts])
 
 
 def _identity(model, classifier, parts, binary, seed, images=1000):

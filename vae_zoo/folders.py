@@ -10,12 +10,15 @@ import hashlib
 import json
 import os
 import pathlib
+import struct
 
 import numpy as np
+from PIL import Image, ImageOps
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FEWEST = 20  # readable images that a model can be trained and judged on at all
-UNREADABLE = (OSError, SyntaxError, ValueError)  # what PIL raises on damaged files
+# What PIL raises on damaged files, and on ones too large to be meant.
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
 def files_of(folder):
@@ -30,34 +33,28 @@ def read(file):
     16-bit grey levels become 8-bit ones; what is transparent is shown on white.
 
     Raises:
-        OSError, SyntaxError, ValueError: if it is no sound image.
+        one of `UNREADABLE`: if it is no sound image.
     """
     return _pixels(_opened(file))
 
 
 def read_as(file, image_shape):
     """uint8 (height, width, channels) of a file: its middle, resized, in grey or in colour."""
-    from PIL import Image, ImageOps
-
     height, width, channels = image_shape
-    image = Image.fromarray(_pixels(_opened(file)).squeeze()).convert(
-        "L" if channels == 1 else "RGB"
-    )
+    pixels = _pixels(_opened(file))
+    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    image = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
     image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(image_shape)
 
 
 def _opened(file):
-    from PIL import Image, ImageOps
-
     with Image.open(file) as image:
         image.load()
         return ImageOps.exif_transpose(image)
 
 
 def _pixels(image):
-    from PIL import Image
-
     if image.mode.startswith("I"):  # 16 bits, which PIL would clip to 8
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
@@ -107,8 +104,9 @@ def stream(folder, image_shape, output, seed=0, progress=None):
     target, index = output / f"images-{key}.u8", output / f"images-{key}.json"
     if not (target.is_file() and index.is_file()):
         output.mkdir(parents=True, exist_ok=True)
-        for old in output.glob("images-*"):
-            old.unlink()
+        for suffix in (".u8", ".json"):  # of other files, or another shape
+            for old in output.glob(f"images-{'[0-9a-f]' * 12}{suffix}"):
+                old.unlink()
         counts, broken = _write(files, folder, image_shape, target, seed, progress)
         index.write_text(json.dumps({"counts": counts, "skipped": broken}))
     found = json.loads(index.read_text())

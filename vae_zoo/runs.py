@@ -180,6 +180,8 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, output, model, batches, stopping, settings, averaging=(), limit=None):
         super().__init__()
         self.averaging, self.limit = averaging, limit
+        if limit is not None:  # each process has measured its own
+            self.limit = float(backend.from_first(repr(limit).encode()))
         self.settings = json.loads(json.dumps(settings))
         self.path, self.table = output / "checkpoint.npz", output / "history.csv"
         for leftover in output.glob(".checkpoint.npz.*"):  # of a run killed while it wrote

@@ -20,6 +20,15 @@ def fits(likelihood, images):
     return not likelihood.binary or np.minimum(images, 255 - images).mean() < 25
 
 
+def check(model):
+    """Raises `ValueError` where a model cannot be `adapted`."""
+    if not isinstance(model, BaseVAE) or "image_shape" not in model.get_config():
+        raise ValueError(
+            f"A {type(model).__name__} cannot be built for other images: only a VAE of the zoo, "
+            "which knows its image_shape, can"
+        )
+
+
 def adapted(model, image_shape=None, likelihood=None):
     """A new model with the weights of a trained one, for another image shape or likelihood.
 
@@ -35,14 +44,11 @@ def adapted(model, image_shape=None, likelihood=None):
     Raises:
         ValueError: if the model has networks of its user's own, or no other shape can be built.
     """
-    if not isinstance(model, BaseVAE) or "image_shape" not in model.get_config():
-        raise ValueError(
-            f"A {type(model).__name__} cannot be built for other images: only a VAE of the zoo, "
-            "which knows its image_shape, can"
-        )
+    check(model)
     config = model.get_config()
-    if callable(getattr(model, "beta", None)):  # the warm-up is over
-        config["beta"] = float(ops.convert_to_numpy(model.beta(10**9)))
+    if callable(getattr(model, "beta", None)):  # the warm-up is over, a cycle at its top
+        top = getattr(model.beta, "beta", None)
+        config["beta"] = float(ops.convert_to_numpy(model.beta(10**9)) if top is None else top)
     if image_shape is not None:
         config["image_shape"] = tuple(image_shape)
     if likelihood is not None:

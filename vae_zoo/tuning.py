@@ -20,7 +20,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.src import utils
 
-from vae_zoo import backend, cli, data, likelihoods, metrics, runs, schedules, zoo
+from vae_zoo import backend, cli, data, distribute, likelihoods, metrics, runs, schedules, zoo
 from vae_zoo.evaluate import features
 from vae_zoo.models.autoencoder import Autoencoder
 from vae_zoo.models.conv_vae import ConvVAE
@@ -217,8 +217,9 @@ class Search(keras_tuner.HyperModel):
         self.real_features = features(self.classifier, real)
 
     def build(self, hp):
+        # Hyperband goes on with the best of its trials, updates counted.
         epochs, first = (hp.values.get(f"tuner/{k}", 0) for k in ("epochs", "initial_epoch"))
-        epochs = (epochs or self.epochs) - first  # Hyperband goes on with the best of its trials
+        epochs = epochs or self.epochs
         images = self.train[0]
         shared = {"image_shape": images.shape[1:], "seed": self.seed}
         if self.likelihood:
@@ -247,13 +248,15 @@ class Search(keras_tuner.HyperModel):
         stopping = keras.callbacks.EarlyStopping(
             monitor, patience=max(5, self.epochs // 5), mode=mode, restore_best_weights=True
         )
+        # With another β the best bound at β = 1 is not what is sought.
+        stops = () if self.judge.searches_beta and self.family in WITH_BETA else (stopping,)
         try:
             model.fit(
                 batches,
                 epochs=epochs or self.epochs,
                 initial_epoch=initial_epoch,
                 validation_data=held_out,
-                callbacks=[*callbacks, stopping],
+                callbacks=[*callbacks, *stops],
                 verbose=0,
             )
             numbers = self.measured(model, held_out)
@@ -262,6 +265,8 @@ class Search(keras_tuner.HyperModel):
             if not np.isfinite(value):
                 raise ValueError(f"{self.objective} is {value}")
         except Exception as error:  # KerasTuner writes it down and goes on
+            if distribute.lost(error):  # every other trial would fail too
+                raise keras_tuner.errors.FatalError(str(error)) from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.progress(f"trial failed: {reason[:200]}  ({_described(hp)})")
             raise keras_tuner.errors.FailedTrialError(reason) from error
@@ -301,6 +306,7 @@ class Search(keras_tuner.HyperModel):
             raise ValueError(f"`tuner` must be one of {sorted(TUNERS)}. Received: {kind!r}")
         if kind == "hyperband":
             limits = {"max_epochs": self.epochs, "hyperband_iterations": 100}
+            limits["factor"] = _factor(self.epochs, trials)
         else:
             limits = {"max_trials": trials}
         tuner = TUNERS[kind](
@@ -323,6 +329,17 @@ class Search(keras_tuner.HyperModel):
         """Numbers of the recipe's default settings, trained and judged as a trial is."""
         hp = keras_tuner.HyperParameters()
         return self.fit(hp, self.build(hp))
+
+
+def _factor(epochs, trials):
+    """The smallest factor, 3 at least, with which Hyperband's first bracket has so many trials at
+    most: with more it would end before any setting was trained to the end."""
+    for factor in range(3, epochs + 3):
+        oracle = keras_tuner.oracles.HyperbandOracle("loss", max_epochs=epochs, factor=factor)
+        last = oracle._get_num_brackets() - 1
+        if sum(oracle._get_size(last, i) for i in range(last + 1)) <= trials:
+            break
+    return factor
 
 
 def _settings(hp):
