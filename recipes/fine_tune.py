@@ -106,7 +106,7 @@ def fine_tune(
     pictures["after"] = model.predict(shown, verbose=0)
     numbers = {
         "elbo_before": _number(before, "new head" if new else "the checkpoint"),
-        "elbo_after": _number(after, "fine-tuned"),
+        "elbo_after": _number(after, f"fine-tuned, {len(history['loss'])} epochs"),
     }
 
     if scratch:
@@ -115,10 +115,9 @@ def fine_tune(
         other.compile(keras.optimizers.Adam(learning_rate))
         seconds = runs.seconds_of(output)
         own = {"output": output / "scratch", "epochs": 10_000, "patience": 10_000}
-        runs.fit(other, *parts, **{**options, **own}, seconds=seconds)
-        numbers["elbo_scratch"] = _number(
-            _elbo(other, held_out), f"from scratch, for the same {seconds:.0f} seconds"
-        )
+        tried = runs.fit(other, *parts, **{**options, **own}, seconds=seconds)
+        what = f"from scratch, {len(tried['loss'])} epochs in the same {seconds:.0f} seconds"
+        numbers["elbo_scratch"] = _number(_elbo(other, held_out), what)
         pictures["from scratch"] = other.predict(shown, verbose=0)
 
     return _report(model, numbers, pictures, history, settings, output)

@@ -74,7 +74,7 @@ def test_a_run_becomes_an_entry_with_the_numbers_of_other_seeds(tmp_path, monkey
     readme = tmp_path / "README.md"
     readme.write_text("<!-- results -->\n<!-- /results -->\n")
     results_table(str(readme))
-    assert f"elbo of seeds 0, 1: {seeds['0']:.2f}, {seeds['1']:.2f}." in readme.read_text()
+    assert f" -elbo of seeds 0, 1: {-seeds['0']:.2f}, {-seeds['1']:.2f}." in readme.read_text()
 
 
 def test_all_entries_together_are_small():

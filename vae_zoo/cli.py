@@ -213,6 +213,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with one line for an error where it prints the usage too."""
 
     def error(self, message):
+        sys.stdout.flush()  # the last line of a log says why
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
