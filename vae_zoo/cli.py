@@ -52,6 +52,8 @@ def run(function, argv=None, distribute=False):
     Exits: 0 after `--help`; 2 with one line on stderr for wrong arguments and for a `ValueError`,
         `OSError` or `ImportError` of the function; 130 when interrupted. All else propagates.
     """
+    with contextlib.suppress(AttributeError):  # a notebook's has no buffer
+        sys.stdout.reconfigure(line_buffering=True)  # a line is in a log once it is printed
     parser = _parser(function)
     if distribute:
         parser.add_argument(
@@ -213,7 +215,6 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with one line for an error where it prints the usage too."""
 
     def error(self, message):
-        sys.stdout.flush()  # the last line of a log says why
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
