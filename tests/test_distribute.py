@@ -173,6 +173,24 @@ def test_two_processes_do_what_one_does(tmp_path, one_device):
             assert_same(one, {name: found[name] for name in found.files}, case)
 
 
+UNSEEDED = """
+import parallel, vae_zoo
+with vae_zoo.distribute.data_parallel(timeout=20):
+    model = vae_zoo.DenseVAE(parallel.SHAPE, latent_dim=2, hidden=(8,))
+    model.compile("adam")
+    print("loss", model.fit(parallel.images(), batch_size=25, verbose=0).history["loss"][0])
+"""
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the others send weights to all processes")
+def test_models_without_a_seed_begin_alike_in_two_processes(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\n{UNSEEDED}")
+    assert not any(finish(start(script, [], 2, tmp_path), tmp_path))
+    losses = [(tmp_path / f"{i}.log").read_text().splitlines()[-1] for i in (0, 1)]
+    assert losses[0] == losses[1] and losses[0].startswith("loss ")
+
+
 def test_a_search_and_an_evaluation_are_spread_out(tmp_path):
     logs, output, numbers = (tmp_path / name for name in ("logs", "out", "numbers.json"))
     workers, devices = (2, []) if BACKEND == "torch" else (1, ["2"])

@@ -398,6 +398,14 @@ def _classes():
     return {c for c in classes if c.__module__.startswith("vae_zoo.")}
 
 
+def test_a_model_without_a_seed_follows_the_global_one():
+    states = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(seed)
+        states.append(array(vae_zoo.DenseVAE((8, 6, 1), 2, (4,)).noise.state).tolist())
+    assert states[0] == states[1] != states[2]
+
+
 def test_no_name_of_keras_or_torch_is_reused():
     # On PyTorch a Keras model is a torch.nn.Module, so that run forbids torch's names too.
     taken = set(dir(keras.Model)) - OVERRIDES

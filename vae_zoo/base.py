@@ -43,14 +43,15 @@ def kl_weights(beta, free_bits):
 
 
 def noise_source(seed):
-    """A `SeedGenerator` whose stream is its own; `seed` is an int, None to draw one, or such a
-    generator, which is returned as it is.
+    """A `SeedGenerator` whose stream is its own; `seed` is an int, None to draw one (as
+    `keras.utils.set_random_seed` says), or such a generator, which is returned as it is.
 
     On PyTorch Keras seeds a draw by the sum of seed and counter, so that near seeds would give
     shifted copies of one stream: they are spread.
     """
     if isinstance(seed, keras.random.SeedGenerator):
         return seed
+    seed = np.random.randint(2**31 - 1) if seed is None else seed
     return keras.random.SeedGenerator(int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2))
 
 
