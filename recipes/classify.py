@@ -65,15 +65,14 @@ def classify(
             known = np.asarray(x[rows]), y[rows]
             parts = [(model.encode(images), classes) for images, classes in (known, held, test)]
             found = [metrics.probe_accuracy(parts)]
+            epochs = -(-steps // -(-len(rows) // batch_size))
             for trained in (True, False):
                 classifiers = [
                     _classifier(model, trained, int(y.max()) + 1, learning_rate, rate, steps)
                     for rate in encoder_learning_rates
                 ]
                 for classifier in classifiers:
-                    images, classes = known
-                    epochs = -(-steps // -(-len(images) // batch_size))
-                    classifier.fit(images / np.float32(255), classes, batch_size, epochs, verbose=0)
+                    classifier.fit(*known, batch_size, epochs, verbose=0)
                 best = max(classifiers, key=lambda classifier: _accuracy(classifier, held))
                 found.append(_accuracy(best, test))
             for way, accuracy in zip(WAYS, found):
@@ -89,8 +88,8 @@ def _labelled(y, n, rng):
 
 
 def _accuracy(classifier, split):
-    images, classes = split[0][:] / np.float32(255), split[1]
-    return classifier.evaluate(images, classes, 256, verbose=0, return_dict=True)["accuracy"]
+    images, classes = split
+    return classifier.evaluate(images[:], classes, 256, verbose=0, return_dict=True)["accuracy"]
 
 
 def _classifier(model, trained, classes, rate, encoder_rate, steps):

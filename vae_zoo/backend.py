@@ -341,6 +341,11 @@ def from_first(content):
     return np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes()
 
 
+def number_from_first(number):
+    """A float as the first process has it, in all of them."""
+    return float(from_first(repr(float(number)).encode()))
+
+
 def share_from_first(variables):
     """Gives variables the values that they have in the first process."""
     if devices()[1] == 1:
@@ -547,12 +552,20 @@ def compiled(function, model, noisy=False, loops=False, dealt=False):
     whole = with_noise if noisy else function
     if BACKEND == "tensorflow":
         strategy = tf.distribute.get_strategy()
-        on_replicas = lambda *arrays: strategy.run(whole, arrays)  # noqa: E731
-        traced = tf.function(on_replicas if dealt else whole, reduce_retracing=True)
-        ready = tf.distribute.DistributedValues
+
+        def of_part(*arrays):
+            return whole(*arrays[: 2 * noisy], *map(_own_rows, arrays[2 * noisy :]))
+
+        def on_replicas(*arrays):
+            return strategy.run(of_part, arrays)
+
+        # A partial: TensorFlow counts traces by code, and takes all that is compiled here for one
+        # function that is traced too often.
+        whole_batch = functools.partial(on_replicas if dealt else whole)
+        traced = tf.function(whole_batch, reduce_retracing=True)
 
         def run(*arrays):  # as tensors, or each new number would be traced anew
-            return traced(*[a if isinstance(a, ready) else tf.convert_to_tensor(a) for a in arrays])
+            return traced(*[tf.convert_to_tensor(a) for a in arrays])
     elif BACKEND == "jax":
 
         @jax.jit
@@ -585,26 +598,27 @@ def compiled(function, model, noisy=False, loops=False, dealt=False):
     def call(*arrays):
         if not dealt:
             return keras.tree.map_structure(ops.convert_to_numpy, run(*arrays))
-        seeds, batch = arrays[: 2 * noisy], arrays[2 * noisy :]
-        return keras.tree.map_structure(_gathered, run(*seeds, *map(_part, batch)))
+        if BACKEND != "tensorflow":  # whose replicas take theirs inside
+            part = _divided if BACKEND == "jax" else _own_rows
+            arrays = *arrays[: 2 * noisy], *map(part, arrays[2 * noisy :])
+        return keras.tree.map_structure(_gathered, run(*arrays))
 
     return call
 
 
-def _part(array):
-    """What this process passes on so that each device gets its rows of an array."""
-    if BACKEND == "jax":
-        distribution = keras.distribution.distribution()
-        axes = [distribution.batch_dim_name, *[None] * (array.ndim - 1)]
-        layout = keras.distribution.TensorLayout(axes, distribution.device_mesh).backend_layout
-        return jax.make_array_from_callback(array.shape, layout, lambda index: array[index])
-    count, _, number = devices()
-    parts = np.split(array, count)
-    if BACKEND == "torch":
-        return parts[number]
-    return tf.distribute.get_strategy().experimental_distribute_values_from_function(
-        lambda replica: tf.convert_to_tensor(parts[replica.replica_id_in_sync_group])
-    )
+def _own_rows(array):
+    """This replica's rows of a batch."""
+    number, count = replica()
+    size = array.shape[0] // count
+    return array[number * size : (number + 1) * size]
+
+
+def _divided(array):
+    """A batch as one array whose rows lie on the devices (JAX)."""
+    distribution = keras.distribution.distribution()
+    axes = [distribution.batch_dim_name, *[None] * (array.ndim - 1)]
+    layout = keras.distribution.TensorLayout(axes, distribution.device_mesh).backend_layout
+    return jax.make_array_from_callback(array.shape, layout, lambda index: array[index])
 
 
 def _gathered(result):

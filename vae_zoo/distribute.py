@@ -195,13 +195,11 @@ def _jax(devices, timeout):
         except RuntimeError as error:
             raise _too_late() if "before" in str(error) else error from None
     names = _jax_devices(devices)
-    if processes > 1:  # weights begin alike, of models without a seed too
-        from jax.experimental import multihost_utils
-
-        seed = multihost_utils.broadcast_one_to_all(np.random.randint(2**31 - 1))
-        keras.utils.set_random_seed(int(seed))
     parallel = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
     with parallel.scope():
+        if processes > 1:  # weights begin alike, of models without a seed too
+            seed = backend.number_from_first(np.random.randint(2**31 - 1))
+            keras.utils.set_random_seed(int(seed))
         yield
 
 

@@ -151,9 +151,9 @@ def _write(files, folder, image_shape, target, seed, progress):
     try:
         with open(partial, "wb") as out, concurrent.futures.ThreadPoolExecutor() as pool:
             rows = read_all(pool)
-            for place, image, reason in (
-                rows if progress is None else progress(rows, total=len(files))
-            ):
+            if progress is not None:
+                rows = progress(rows, total=len(files))
+            for place, image, reason in rows:
                 if image is None:
                     broken[str(files[place].relative_to(folder))] = reason
                 else:

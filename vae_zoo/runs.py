@@ -181,7 +181,7 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self.averaging, self.limit = averaging, limit
         if limit is not None:  # each process has measured its own
-            self.limit = float(backend.from_first(repr(limit).encode()))
+            self.limit = backend.number_from_first(limit)
         self.settings = json.loads(json.dumps(settings))
         self.path, self.table = output / "checkpoint.npz", output / "history.csv"
         for leftover in output.glob(".checkpoint.npz.*"):  # of a run killed while it wrote
@@ -201,7 +201,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.since = time.monotonic()
         if self.limit is not None:
             # All processes stop at the same epoch.
-            self.seconds = float(backend.from_first(repr(self.seconds).encode()))
+            self.seconds = backend.number_from_first(self.seconds)
             if self.seconds >= self.limit:
                 self.of.stop_training = True
         state = {

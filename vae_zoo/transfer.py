@@ -74,7 +74,9 @@ class Classifier(Trainable):
     -log p(y|x) = logsumexp_c f_c(x) - f_y(x)
 
     Args:
-        network: Keras model, images (batch, ...) -> logits f (batch, classes).
+        network: Keras model, float32 images in [0, 1] (batch, ...) -> logits f (batch, classes).
+
+    Input: uint8 images in 0..255.
     """
 
     logged = ("accuracy",)
@@ -83,8 +85,11 @@ class Classifier(Trainable):
         super().__init__(**kwargs)
         self.network = network
 
+    def prepare(self, x):
+        return ops.cast(x, "float32") / 255.0
+
     def call(self, x):
-        return ops.cast(self.network(x), "float32")
+        return ops.cast(self.network(self.prepare(x)), "float32")
 
     def objective(self, x, y=None, training=False):
         logits = ops.cast(self.network(x, training=training), "float32")

@@ -202,7 +202,7 @@ class Search(keras_tuner.HyperModel):
         self.family, self.dataset, self.objective = family, dataset, objective
         self.target_distortion, self.judge = target_distortion, OBJECTIVES[objective]
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
-        self.progress, binary = progress, family == "pixel_cnn"
+        self.progress, binary = progress, family == "pixel_cnn"  # without a choice of likelihood
         if self.likelihood:
             binary = likelihoods.get(self.likelihood).binary
         self.train, self.validation, self.test = runs.splits(dataset, binary=binary)
@@ -260,8 +260,9 @@ class Search(keras_tuner.HyperModel):
                 verbose=0,
             )
             numbers = self.measured(model, held_out)
-            value = backend.from_first(repr(self.judge.value(self, model, numbers)).encode())
-            value = numbers[self.objective] = float(value)  # all processes try the same next
+            # From the first, so that all processes try the same next.
+            value = backend.number_from_first(self.judge.value(self, model, numbers))
+            numbers[self.objective] = value
             if not np.isfinite(value):
                 raise ValueError(f"{self.objective} is {value}")
         except Exception as error:  # KerasTuner writes it down and goes on
