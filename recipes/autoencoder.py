@@ -56,7 +56,7 @@ def autoencoder(
     images = train[0]
 
     model = Autoencoder(
-        image_shape=images.shape[1:],
+        shape=images.shape[1:],
         latent_dim=latent_dim,
         network=network,
         hidden=hidden,

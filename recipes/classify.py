@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from vae_zoo import cli, data, load_model, metrics, plots, transfer
+from vae_zoo import VAE, cli, data, load_model, metrics, plots, transfer
 
 WAYS = ("probe", "fine-tuned", "scratch")
 
@@ -47,11 +47,10 @@ def classify(
     (x, y), held, test = (data.load(dataset, split) for split in data.SPLITS)
     if y is None:
         raise ValueError(f"{dataset} has no labels")
-    encoder, shape = getattr(model, "encoder", None), getattr(model, "image_shape", None)
-    if x.shape[1:] != shape or "z_mean" not in [w.name for w in getattr(encoder, "layers", ())]:
+    if not isinstance(model, VAE) or x.shape[1:] != model.domain.shape:
         raise ValueError(
             f"{checkpoint} must have an encoder of {x.shape[1:]} images with an output z_mean. "
-            f"Received: a {type(model).__name__} of {shape}"
+            f"Received: a {type(model).__name__} of {model.domain.shape}"
         )
     few = np.bincount(y).min()
     if max(labels) > few:

@@ -68,7 +68,7 @@ def conv_vae(
     steps_per_epoch = -(-len(images) // batch_size)
 
     model = ConvVAE(
-        image_shape=images.shape[1:],
+        shape=images.shape[1:],
         latent_dim=latent_dim,
         latent_grid=latent_grid,
         filters=filters,

@@ -63,7 +63,7 @@ def dense_vae(
     steps_per_epoch = -(-len(images) // batch_size)
 
     model = DenseVAE(
-        image_shape=images.shape[1:],
+        shape=images.shape[1:],
         latent_dim=latent_dim,
         hidden=hidden,
         likelihood=likelihood,

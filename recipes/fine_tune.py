@@ -64,8 +64,8 @@ def fine_tune(
     transfer.check(old)
 
     # === Images, in the shape that the model takes ===
-    shape = tuple(image_size or old.image_shape)
-    shape = shape if len(shape) == 3 else (*shape, old.image_shape[-1])
+    shape = tuple(image_size or old.shape)
+    shape = shape if len(shape) == 3 else (*shape, old.shape[-1])
     train, validation, skipped = folders.stream(
         images, shape, output, seed, cli.progress("reading images")
     )
@@ -78,7 +78,7 @@ def fine_tune(
 
     # === The model: the checkpoint's weights, wherever they fit ===
     fitting = transfer.fits(old.likelihood, train[:500])
-    changed = {"image_shape": shape, "likelihood": None if fitting else likelihood}
+    changed = {"shape": shape, "likelihood": None if fitting else likelihood}
     model, new = transfer.adapted(old, **changed)
     if new:
         print(f"New weights: {', '.join(variable.path for variable in new)}")

@@ -82,7 +82,7 @@ def hierarchical_vae(
     steps_per_epoch = -(-len(images) // batch_size)
 
     model = HierarchicalVAE(
-        image_shape=images.shape[1:],
+        shape=images.shape[1:],
         latents=latents,
         widths=widths,
         groups=groups if len(groups) > 1 else groups[0],

@@ -60,11 +60,11 @@ def pixel_cnn(
         train, validation, test = ((x, None) for x, _ in (train, validation, test))
 
     model = PixelCNN(
-        grid_shape=images.shape[1:3],
+        shape=images.shape[1:3],
         filters=filters,
         blocks=blocks,
         kernel_size=kernel_size,
-        condition_levels=int(labels.max()) + 1 if conditional else 0,
+        condition=int(labels.max()) + 1 if conditional else None,
         seed=seed,
     )
     rate = runs.scheduled(learning_rate, schedule, epochs, len(images), batch_size)

@@ -74,7 +74,7 @@ def vq_vae(
     images = train[0]
 
     model = VQVAE(
-        image_shape=images.shape[1:],
+        shape=images.shape[1:],
         codes=codes,
         code_dim=code_dim,
         filters=filters,

@@ -6,7 +6,7 @@ arXiv:1906.00446.
 
 import keras
 
-from vae_zoo import VQVAE2, PixelCNN, cli, likelihoods, priors, runs
+from vae_zoo import VQVAE2, PixelCNN, cli, domains, likelihoods, priors, runs
 
 
 def vq_vae_2(
@@ -77,7 +77,7 @@ def vq_vae_2(
     images = train[0]
 
     model = VQVAE2(
-        image_shape=images.shape[1:],
+        shape=images.shape[1:],
         codes=codes,
         code_dim=code_dim,
         filters=filters,
@@ -104,8 +104,8 @@ def vq_vae_2(
         top_shape, bottom_shape = model.latent_shape
         stacks = {"levels": model.codes, "filters": prior_filters, "blocks": prior_blocks}
         top = PixelCNN(top_shape, seed=seed, **stacks)
-        condition = {"condition_levels": model.codes, "condition_shape": top_shape}
-        bottom = PixelCNN(bottom_shape, seed=seed, **condition, **stacks)
+        above = domains.Symbols(top_shape, model.codes)
+        bottom = PixelCNN(bottom_shape, condition=above, seed=seed, **stacks)
         for pixel_cnn in (top, bottom):
             rate = runs.scheduled(1e-3, schedule, prior_epochs, len(images), batch_size)
             pixel_cnn.compile(keras.optimizers.Adam(rate))

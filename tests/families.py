@@ -9,6 +9,9 @@ from collections.abc import Callable
 import keras
 import numpy as np
 from keras import layers
+from vae_zoo.domains import Symbols
+from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
+from vae_zoo.priors import GaussianMixture
 
 from vae_zoo import (
     VAE,
@@ -21,8 +24,6 @@ from vae_zoo import (
     PixelCNN,
     schedules,
 )
-from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
-from vae_zoo.priors import GaussianMixture
 
 # One small shape for nearly all of them: JAX compiles each operation once a shape. Two halvings
 # give 2×2, so convolutional decoders have two columns to crop.
@@ -57,9 +58,9 @@ def dense(**settings):
     )
 
 
-def conv(image_shape=SHAPE, cls=ConvVAE, **settings):
+def conv(shape=SHAPE, cls=ConvVAE, **settings):
     settings = {"latent_dim": 2, "filters": (3, 4), "units": 5, **settings}
-    return lambda **kwargs: cls(image_shape, **settings, **kwargs)
+    return lambda **kwargs: cls(shape, **settings, **kwargs)
 
 
 def custom(**kwargs):
@@ -76,10 +77,10 @@ def custom(**kwargs):
     return VAE(encoder, decoder, "bernoulli", **kwargs)
 
 
-def ladder(image_shape=SHAPE, **settings):
+def ladder(shape=SHAPE, **settings):
     settings = {"latents": (3, 2), "widths": (5, 4), **settings}
     return lambda **kwargs: HierarchicalVAE(
-        image_shape, **{key: v() if callable(v) else v for key, v in settings.items()}, **kwargs
+        shape, **{key: v() if callable(v) else v for key, v in settings.items()}, **kwargs
     )
 
 
@@ -130,9 +131,7 @@ FAMILIES = {
         x=np.random.default_rng(0).integers(0, 3, (8, 4, 3)).astype("int32"),
     ),
     "pixel_cnn_classes": Family(
-        lambda **kwargs: PixelCNN(
-            (4, 3), levels=3, filters=4, blocks=1, condition_levels=2, **kwargs
-        ),
+        lambda **kwargs: PixelCNN((4, 3), levels=3, filters=4, blocks=1, condition=2, **kwargs),
         x=np.random.default_rng(0).integers(0, 3, (8, 4, 3)).astype("int32"),
         y=np.arange(8) % 2,
     ),
@@ -142,8 +141,7 @@ FAMILIES = {
             levels=3,
             filters=4,
             blocks=1,
-            condition_levels=3,
-            condition_shape=(2, 1),
+            condition=Symbols((2, 1), 3),
             **kwargs,
         ),
         x=np.random.default_rng(0).integers(0, 3, (8, 4, 2)).astype("int32"),

@@ -10,11 +10,12 @@ import sys
 import keras
 import numpy as np
 from keras import ops
-
-import vae_zoo
-from vae_zoo import base, distribute, transfer
 from vae_zoo.evaluate import features
 from vae_zoo.likelihoods import Gaussian
+
+import vae_zoo
+from vae_zoo import distribute, transfer
+from vae_zoo.engine.trainable import Trainable
 
 SHAPE = (8, 6, 1)
 N, BATCH = 75, 32  # the last batch of an epoch, of 11, cannot be halved
@@ -26,7 +27,7 @@ def images(seed=0):
 
 
 @keras.saving.register_keras_serializable("tests")
-class Echo(base.Trainable):
+class Echo(Trainable):
     """Logs the product of noise and x: the mean is 0 where x is 1 for one half of a batch, -1 for
     the other, and both have the same noise."""
 
@@ -146,7 +147,7 @@ def main(folder, devices, *cases):
         network.build((None, *SHAPE))
         made = {"features": features(network, images()), "kernel": network.get_weights()[0]}
         np.savez(folder / "features.npz", **made)
-        base.Trainable.draw = quiet
+        Trainable.draw = quiet
         for case in cases:
             model, found = train(case)
             model.save(folder / f"{case}.keras")

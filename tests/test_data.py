@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 import vae_zoo
-from vae_zoo import backend, data
+from vae_zoo import data
 from vae_zoo.data import SPLITS, Batches, Shapes, binarize, fingerprint, load
+from vae_zoo.data.shapes import _masters as masters_of_shapes
+from vae_zoo.engine import backend
 
 BACKEND = keras.config.backend()
 
@@ -99,13 +101,13 @@ def test_shapes_move_by_a_pixel_a_step_and_are_never_cut():
     centroids = (column.sum(1) * np.arange(64)).sum(1) / column.sum((1, 2))
     np.testing.assert_allclose(np.diff(centroids), 1, atol=1e-9)
     # A master is 33 pixels wide: an outline that passed 16.5 from its centre would be cut by it.
-    masters = data._masters() > 0
+    masters = masters_of_shapes() > 0
     reach = np.hypot(*np.indices((33, 33)) - 16)[None, None, None] * masters
     assert 15 < reach.max() <= 16.5
 
 
 def test_shapes_masters_have_the_factors_and_symmetries_of_their_shapes():
-    masters = (data._masters() > 0).reshape(3, 6, 40, -1)
+    masters = (masters_of_shapes() > 0).reshape(3, 6, 40, -1)
     for shape, turns in [(0, 4), (1, 2), (2, 1)]:  # square, ellipse, heart
         period = 40 // turns
         assert np.array_equal(masters[shape], np.roll(masters[shape], period, axis=1))

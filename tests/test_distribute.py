@@ -16,7 +16,9 @@ import pytest
 from keras import ops
 
 import vae_zoo
-from vae_zoo import backend, base, data, distribute
+from vae_zoo import data, distribute
+from vae_zoo.engine import backend
+from vae_zoo.engine.trainable import Trainable
 
 BACKEND = keras.backend.backend()
 HERE = pathlib.Path(__file__).parent
@@ -83,7 +85,7 @@ def two_devices(tmp_path_factory):
 
 @pytest.fixture
 def one_device(monkeypatch):
-    monkeypatch.setattr(base.Trainable, "draw", parallel.quiet)
+    monkeypatch.setattr(Trainable, "draw", parallel.quiet)
     return lambda case: parallel.train(case)[1]
 
 
@@ -286,8 +288,9 @@ def test_what_cannot_be_spread_out_says_why():
 
 MODEL_PARALLEL = """
 import sys, numpy as np, parallel
-from vae_zoo import base, distribute
-base.Trainable.draw = parallel.quiet
+from vae_zoo import distribute
+from vae_zoo.engine.trainable import Trainable
+Trainable.draw = parallel.quiet
 with distribute.model_parallel(2, devices=4):
     model, found = parallel.train("hierarchical_vae")
     kernels = [v for v in model.weights if v.path.endswith("kernel")]

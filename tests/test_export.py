@@ -27,7 +27,7 @@ def test_files_compute_what_the_model_does(name, tmp_path):
     model = filled(MODELS[name](seed=1))
     encoder, decoder = export.to_onnx(model, tmp_path / "onnx")
     for n in (1, 5):  # any number of images
-        x = images(n, model.image_shape, seed=n) / np.float32(255)
+        x = images(n, model.shape, seed=n) / np.float32(255)
         given, made, z = run(encoder, x)
         assert (given, made) == ("image", "latent")
         np.testing.assert_allclose(z, model.encode(x), atol=1e-4)

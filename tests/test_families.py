@@ -9,6 +9,7 @@ import functools
 import inspect
 import json
 import pathlib
+import re
 import sys
 
 import keras
@@ -19,7 +20,10 @@ from keras import ops
 from scipy import stats
 
 import vae_zoo
-from vae_zoo import backend, base, likelihoods, networks, priors, schedules, transfer
+from vae_zoo import likelihoods, networks, priors, schedules, transfer
+from vae_zoo.engine import backend
+from vae_zoo.engine.trainable import Trainable
+from vae_zoo.models.kinds import BaseVAE, LatentModel
 
 LOSSES = pathlib.Path(__file__).with_name("losses.json")
 PACKAGE = pathlib.Path(vae_zoo.__file__).parent
@@ -45,7 +49,7 @@ def table(shape, distribution="normal", alike=False):
 
 @pytest.fixture
 def noise_table(monkeypatch):
-    monkeypatch.setattr(base.Trainable, "draw", lambda self, *args, **how: table(*args, **how))
+    monkeypatch.setattr(Trainable, "draw", lambda self, *args, **how: table(*args, **how))
 
 
 def filled(model):
@@ -93,7 +97,7 @@ def state(model):
 def objective(model, family, training=False, rows=slice(None)):
     y = None if family.y is None else family.y[rows]
     outputs = model.objective(model.prepare(family.x[rows]), y, training=training)
-    return {key: array(outputs[key]) for key in model.means.names}
+    return {key: array(outputs[key]) for key in model.tracker.names}
 
 
 def step(model, family):
@@ -105,7 +109,7 @@ def step(model, family):
 
 def test_every_public_family_is_in_the_table():
     public = [getattr(vae_zoo, name) for name in vae_zoo.__all__]
-    public = {c for c in public if isinstance(c, type) and issubclass(c, base.Trainable)}
+    public = {c for c in public if isinstance(c, type) and issubclass(c, Trainable)}
     assert public == {type(family.make()) for family in FAMILIES.values()}
 
 
@@ -114,12 +118,12 @@ def test_every_public_family_is_in_the_table():
 def test_objective_returns_one_finite_float32_number_an_example(name, training):
     model, family = fresh(name), FAMILIES[name]
     outputs = model.objective(model.prepare(family.x), family.y, training=training)
-    assert {"loss", *type(model).logged} <= set(model.means.names) <= set(outputs)
-    for key in model.means.names:
+    assert {"loss", *type(model).logged} <= set(model.tracker.names) <= set(outputs)
+    for key in model.tracker.names:
         assert outputs[key].shape == (8,), key
         assert keras.backend.standardize_dtype(outputs[key].dtype) == "float32", key
         assert np.isfinite(array(outputs[key])).all(), key
-    if isinstance(model, base.BaseVAE):
+    if isinstance(model, BaseVAE):
         assert {"reconstruction", "kl", "elbo"} <= set(outputs), "every BaseVAE returns these"
         elbo = -array(outputs["reconstruction"] + outputs["kl"])
         np.testing.assert_allclose(array(outputs["elbo"]), elbo, rtol=1e-5)
@@ -225,7 +229,7 @@ def test_evaluate_changes_nothing_and_repeats_itself(name):
     before = state(model)
     first = model.evaluate(family.x, family.y, 8, verbose=0, return_dict=True)
     others = {name for metric in model.metrics[1:] for name in metric.result()}
-    assert set(first) == set(model.means.names) | others
+    assert set(first) == set(model.tracker.names) | others
     again = model.evaluate(family.x, family.y, 8, verbose=0, return_dict=True)
     assert first == again
     for variable, old, now in zip(everything(model), before, state(model)):
@@ -271,7 +275,7 @@ def test_equal_seeds_give_equal_numbers_and_others_others(name):
         for model in (new(name, seed) for seed in (1, 1, 2))
     )
     np.testing.assert_array_equal(a, b)
-    if family.noisy and isinstance(fresh(name), base.BaseVAE):
+    if family.noisy and isinstance(fresh(name), BaseVAE):
         assert np.isclose(a, c).mean() < 0.3
         assert np.isclose(a[0], a[1]).mean() < 0.3  # each step has noise of its own
 
@@ -308,7 +312,7 @@ def test_convolutional_networks_take_any_size(tower, size):
 @over_families
 def test_wrong_images_are_named(name):
     model, family = fresh(name), FAMILIES[name]
-    if not isinstance(model, base.LatentModel):  # takes symbols: see its own tests
+    if not isinstance(model, LatentModel):  # takes symbols: see its own tests
         return
     wrong = {
         rf"shape=\(8, 7, 6, {family.x.shape[-1]}\)": family.x[:, 1:],
@@ -336,7 +340,7 @@ WRONG = {
     "free_bits=nan": lambda: vae_zoo.DenseVAE((8, 6, 1), free_bits=float("nan")),
     "units=True": lambda: vae_zoo.ConvVAE((8, 6, 1), units=True),
     r"filters=\(4, 2.5\)": lambda: vae_zoo.ConvVAE((8, 6, 1), filters=(4, 2.5)),
-    r"image_shape=\(8, 6\)": lambda: vae_zoo.ConvVAE((8, 6)),
+    r"shape=\(8, 6\)": lambda: vae_zoo.ConvVAE((8, 6)),
     "beta=-1": lambda: vae_zoo.DenseVAE((8, 6, 1), beta=-1),
     "beta=nan": lambda: vae_zoo.DenseVAE((8, 6, 1), beta=float("nan")),
     "free_bits=-0.1": lambda: vae_zoo.DenseVAE((8, 6, 1), free_bits=-0.1),
@@ -379,7 +383,18 @@ def test_wrong_settings_are_named(message):
 # What a family may define although Keras does: where Keras means it to.
 OVERRIDES = {
     *("call", "build", "compute_output_shape", "get_config", "from_config"),
-    *("train_step", "test_step", "metrics", "compile", "fit", "evaluate", "predict", "save"),
+    *(
+        "train_step",
+        "test_step",
+        "predict_step",
+        "metrics",
+        "get_metrics_result",
+        "compile",
+        "fit",
+        "evaluate",
+        "predict",
+        "save",
+    ),
     *(
         "_flatten_metrics_in_order",
         "_maybe_symbolic_build",  # TensorFlow's
@@ -410,9 +425,7 @@ def test_no_name_of_keras_or_torch_is_reused():
     # On PyTorch a Keras model is a torch.nn.Module, so that run forbids torch's names too.
     taken = set(dir(keras.Model)) - OVERRIDES
     classes = _classes()
-    assert {base.Trainable, vae_zoo.VAE, likelihoods.Gaussian, vae_zoo.layers.PixelShuffle} <= (
-        classes
-    )
+    assert {Trainable, vae_zoo.VAE, likelihoods.Gaussian, vae_zoo.layers.PixelShuffle} <= (classes)
     for cls in classes:
         own = {name for name in vars(cls) if not name.startswith("__")}
         assert not own & taken, cls
@@ -423,18 +436,34 @@ def test_no_name_of_keras_or_torch_is_reused():
         assert not own & taken, name
 
 
-LEVELS = (  # a module imports only from levels above its own
-    {"backend", "schedules", "metrics"},
-    {"distributions", "layers", "distribute", "folders"},
-    {"likelihoods", "networks", "data", "quantizers", "cli"},
-    {"base"},
-    {"priors"},
-    {"models"},
-    {"evaluate", "plots", "zoo", "transfer", "export"},
-    {"runs"},
-    {"tuning"},
+LEVELS = (  # a wing, or a file at the top, imports only from levels above its own and from itself
+    {"files"},
+    {"engine"},
+    {"parts"},
+    {"data", "models"},
+    {"zoo", "lab"},
+    {"cli"},
     {"__init__"},
 )
+# In the engine and the laboratory, whose files stand on each other: the same.
+ROOMS = {
+    "engine": (
+        {"__init__"},
+        {"replicas", "recording", "private", "saving"},
+        {"noise", "backend", "adam", "tracking"},
+        {"batches", "distribute", "functions"},
+        {"trainable"},
+    ),
+    "lab": (
+        {"__init__"},
+        {"metrics", "canvas", "checkpoint", "transfer", "export", "console"},
+        {"charts", "callbacks", "measure"},
+        {"plots", "evaluate"},
+        {"pictures"},
+        {"runs"},
+        {"tuning"},
+    ),
+}
 
 
 def _imports(path):
@@ -450,23 +479,51 @@ def _imports(path):
 
 def test_imports_form_the_dag_of_the_design():
     level = {module: i for i, modules in enumerate(LEVELS) for module in modules}
-    files = [p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "models" / "__init__.py"]
-    assert {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in files} <= set(level)
-    for path in files:
-        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for path in PACKAGE.rglob("*.py"):
+        wing, *room = path.relative_to(PACKAGE).with_suffix("").parts
         imported = set(_imports(path))
-        inner = {i.split(".")[1] for i in imported if i.startswith("vae_zoo.")}
-        if name == "models":
-            parents = {i for i in imported if i.startswith("vae_zoo.models.")}
-            assert len(parents) <= 1, f"{path.name} imports {parents}"
-            inner.discard("models")
-        assert all(level[i] < level[name] for i in inner), f"{path.name} imports {inner}"
+        inner = {tuple(i.split(".")[1:]) for i in imported if i.startswith("vae_zoo.")}
+        for other in inner:
+            same = other[0] == wing
+            assert same or level[other[0]] < level[wing] or (wing, other[0]) == ("lab", "zoo"), (
+                f"{path} imports {other}"
+            )
+            if same and wing in ROOMS and len(other) > 1:
+                rank = {name: i for i, names in enumerate(ROOMS[wing]) for name in names}
+                assert other[1] not in rank or rank[other[1]] <= rank[room[0]], (
+                    f"{path} imports {other}"
+                )
+        if wing == "models" and room != ["__init__"]:
+            parents = {i for i in inner if i[0] == "models"} - {("models", "kinds")}
+            assert len({i[1] for i in parents if i[1] != "kinds"}) <= 1, f"{path}: {parents}"
         engines = {i.split(".")[0] for i in imported} & {"tensorflow", "torch", "jax"}
-        assert not engines or name in ("backend", "distribute"), f"{path.name} imports {engines}"
+        assert not engines or wing == "engine", f"{path} imports {engines}"
+
+
+def test_rooms_are_small():
+    lines = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    large = {str(p.relative_to(PACKAGE)): n for p, n in lines.items() if n > 400}
+    large |= {p.name: n for p, n in lines.items() if p.parent.name == "models" and n > 300}
+    large.pop("kinds.py")  # of all families
+    assert not large, large
+
+
+def test_nobody_feels_for_what_a_model_is():
+    """Kinds and domains say it: a model's own attributes are not asked for what it could be."""
+    feeling = re.compile(
+        r"latent_dtype|isinstance\([\w.]*latent_shape|(has|get)attr\((self\.)?model,|noqa: E731"
+    )
+    found = {
+        f"{path.relative_to(PACKAGE)}:{number}": line.strip()
+        for path in PACKAGE.rglob("*.py")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if feeling.search(line)
+    }
+    assert not found, found
 
 
 if __name__ == "__main__":
-    base.Trainable.draw = lambda self, *args, **how: table(*args, **how)
+    Trainable.draw = lambda self, *args, **how: table(*args, **how)
     stored = json.loads(LOSSES.read_text())
     chosen = sys.argv[1:] or [name for name in FAMILIES if name not in stored]
     stored |= {name: losses(name) for name in chosen}

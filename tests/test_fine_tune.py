@@ -181,7 +181,7 @@ def test_the_same_images_keep_every_weight(name):
 def test_other_images_keep_what_fits():
     old = filled(ConvVAE((8, 6, 1), latent_dim=2, filters=(3, 4), units=5))
     new, fresh = transfer.adapted(old, (12, 12, 3), "discretized_logistic")
-    assert new.image_shape == (12, 12, 3) and np.isfinite(new.predict(images(2, (12, 12, 3)))).all()
+    assert new.shape == (12, 12, 3) and np.isfinite(new.predict(images(2, (12, 12, 3)))).all()
     kept = [(a, b) for a, b in zip(new.encoder.weights, old.encoder.weights) if a.shape == b.shape]
     for a, b in kept:
         np.testing.assert_array_equal(array(a), array(b), err_msg=a.path)

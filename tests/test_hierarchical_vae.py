@@ -85,7 +85,7 @@ def test_bounds_grow_with_the_number_of_samples():
 def test_the_density_of_binary_images_sums_to_one():
     """All 64 images of six bits, by importance sampling: what the bound converges to."""
     shape = (2, 3, 1)
-    vae = model(image_shape=shape, latents=(2, 1), widths=(4, 3))
+    vae = model(shape=shape, latents=(2, 1), widths=(4, 3))
     x = np.array(np.meshgrid(*[[0.0, 1.0]] * 6)).reshape(6, -1).T.reshape(-1, *shape)
     log_p = vae.log_likelihood(x.astype("float32"), num_samples=3000)
     assert np.exp(log_p).sum() == pytest.approx(1.0, abs=0.02)

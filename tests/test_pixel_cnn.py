@@ -14,7 +14,7 @@ def array(tensor):
     return np.array(ops.convert_to_numpy(tensor))
 
 
-def model(grid_shape=(4, 5), levels=3, seed=0, **settings):
+def model(shape=(4, 5), levels=3, seed=0, **settings):
     keras.utils.set_random_seed(seed)
     settings = {"filters": 6, "blocks": 2, **settings}
     pixel_cnn = PixelCNN(grid_shape, levels=levels, seed=seed, **settings)
@@ -24,7 +24,7 @@ def model(grid_shape=(4, 5), levels=3, seed=0, **settings):
     return pixel_cnn
 
 
-def draws(n, grid_shape=(4, 5), levels=3, seed=0):
+def draws(n, shape=(4, 5), levels=3, seed=0):
     return np.random.default_rng(seed).integers(0, levels, (n, *grid_shape)).astype("int32")
 
 
@@ -87,7 +87,7 @@ def test_what_a_block_remembers_is_what_it_would_compute_again(condition):
         probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         cumulated = probabilities.cumsum(-1)[:, :-1]
         x[:, row, column] = (uniform[:, row, column, None] >= cumulated).sum(-1)
-    new = pixel_cnn._compiled("generate", pixel_cnn._generate, loops=True)(uniform, *y)
+    new = pixel_cnn.compiled_function("generate", pixel_cnn._generate, loops=True)(uniform, *y)
     np.testing.assert_array_equal(new, x)
 
 

@@ -8,7 +8,8 @@ import pytest
 from keras import layers, ops
 
 import vae_zoo
-from vae_zoo import backend, data
+from vae_zoo import data
+from vae_zoo.engine import backend
 
 BACKEND = keras.config.backend()
 X = np.random.default_rng(0).random((16, 4, 4, 1), dtype="float32")
@@ -568,7 +569,7 @@ def test_fused_adam_is_keras_adam(optimizer, amsgrad):
         adam = optimizer(learning_rate=rate, epsilon=1e-3, amsgrad=amsgrad)
         adam.build(variables)
         if accelerate:
-            backend.accelerate(adam)
+            fused.accelerate(adam)
         for _ in range(20):
             # As a convolution's lies in memory: in another order than its weights.
             transposed = lambda x: ops.transpose(x, tuple(range(len(x.shape)))[::-1])  # noqa: E731

@@ -9,9 +9,9 @@ import sys
 import time
 
 import keras
+from vae_zoo.evaluate import evaluate
 
 from vae_zoo import cli, data, load_model, zoo
-from vae_zoo.evaluate import evaluate, sees_bits
 
 LICENCES = {
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes, C. Burges)",
@@ -84,7 +84,7 @@ def add_entry(
     settings = config["settings"]
     dataset = settings["dataset"]
     model = load_model(run, compile=False)
-    binary = sees_bits(model)
+    binary = model.sees_bits
     x_test, _ = data.load(dataset, "test")
     x_test = data.binarize(x_test) if binary else x_test
     found = data.fingerprint(x_test)

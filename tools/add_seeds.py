@@ -11,9 +11,9 @@ import re
 import sys
 
 import numpy as np
+from vae_zoo.evaluate import measure
 
 from vae_zoo import cli, data, load_model, zoo
-from vae_zoo.evaluate import measure, sees_bits
 
 OWN = ("output", "resume", "tensorboard", "seed")  # settings of a run, not of what it trains
 
@@ -45,7 +45,7 @@ def add_seeds(name, runs: tuple[str, ...] = ()):
         if differing:
             raise ValueError(f"{run} differs from {name} in more than the seed: {differing}")
         model = load_model(run, compile=False)
-        test = data.binarize(x) if sees_bits(model) else np.asarray(x[:])
+        test = data.binarize(x) if model.sees_bits else np.asarray(x[:])
         if data.fingerprint(test) != card["evaluation"]["test_images"]:
             raise ValueError("The test images are not those of the entry")
         measured = measure(model, test, progress=cli.progress(str(run)), **how)

@@ -2,14 +2,13 @@
 the zoo: python tools/train_classifier.py --dataset mnist
 """
 
-import shutil
 import sys
 
 import keras
 import numpy as np
 from keras import layers
 
-from vae_zoo import cli, data, zoo
+from vae_zoo import cli, data, files, zoo
 
 
 def train_classifier(dataset="mnist", epochs=15, batch_size=128, learning_rate=2e-3, seed=0):
@@ -47,17 +46,13 @@ def train_classifier(dataset="mnist", epochs=15, batch_size=128, learning_rate=2
     accuracy = model.evaluate(*test, batch_size=256, verbose=0, return_dict=True)["accuracy"]
 
     name = zoo.CLASSIFIER + dataset
-    partial = zoo.FOLDER / f".{name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    keras.Model(image, logits).save(partial / "model.keras")  # without its optimizer
+    trained = keras.Model(image, logits)  # without its optimizer
     card = {
         "name": name,
         "settings": {"dataset": dataset, "epochs": epochs, "seed": seed},
         "command": cli.command(),
         "machine": cli.machine(),
         "parameters": model.count_params(),
-        "sha256": zoo.sha256(partial / "model.keras"),
         "metrics": {
             "accuracy": {
                 "value": accuracy,
@@ -67,8 +62,11 @@ def train_classifier(dataset="mnist", epochs=15, batch_size=128, learning_rate=2
             }
         },
     }
-    cli.write_json(partial / "card.json", card)
-    zoo.put_in_place(partial, zoo.FOLDER / name)
+    with files.replacing(zoo.FOLDER / name) as partial:
+        partial.mkdir()
+        trained.save(partial / "model.keras")
+        card["sha256"] = files.sha256(partial / "model.keras")
+        cli.write_json(partial / "card.json", card)
     cli.table(card["metrics"], [(zoo.FOLDER / name, "the classifier")])
     return accuracy
 

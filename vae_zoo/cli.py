@@ -14,24 +14,23 @@ status 2 and one line on stderr; `VAE_ZOO_TRACEBACK=1` in the environment shows 
 import argparse
 import contextlib
 import difflib
-import functools
 import inspect
-import json
 import math
 import os
-import platform
 import re
-import shlex
 import shutil
 import sys
 import tempfile
-import textwrap
 import traceback
 import typing
-from numbers import Real
 from pathlib import Path
 
-WIDTH = 100  # columns of the table
+from vae_zoo.files import replace_block, write_bytes, write_json
+from vae_zoo.lab.console import command, machine, progress, table
+
+# What a recipe or a tool needs beside `run`.
+__all__ = ["command", "machine", "progress", "replace_block", "run", "table"]
+__all__ += ["write_bytes", "write_json"]
 
 
 def run(function, argv=None, distribute=False):
@@ -78,7 +77,7 @@ def run(function, argv=None, distribute=False):
 
 
 def _distributed(function, devices, settings):
-    from vae_zoo import distribute
+    from vae_zoo.engine import distribute
 
     with distribute.data_parallel(devices), contextlib.ExitStack() as stack:
         if not distribute.is_main():
@@ -99,113 +98,6 @@ def _distributed(function, devices, settings):
                 contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
             )
         return function(**settings)
-
-
-def table(numbers, files=()):
-    """Print what a run ends with: its numbers, then the files that it wrote.
-
-    Args:
-        numbers: dict, name -> dict with `value` (int, float, str or None), `unit` (str) and, where
-            they exist, `standard_error` (float) and `protocol` (str: how it was measured).
-        files: pairs (path, what it is).
-    """
-    cells = []
-    for name, number in numbers.items():
-        if isinstance(number.get("value"), (list, tuple)):
-            continue  # for a file, or a picture
-        value, error = _digits(number.get("value"), number.get("standard_error"))
-        cells.append((name, value, error, number.get("unit") or "", number.get("protocol") or ""))
-    if cells:
-        name, value, error, unit, _ = (max(map(len, column)) for column in zip(*cells, strict=True))
-        gap = " " if error else ""
-        for row in cells:
-            start = f"{row[0]:<{name}}  {row[1]:>{value}}{gap}{row[2]:<{error}}  {row[3]:<{unit}}  "
-            _print_beside(start, row[4])
-    if cells and files:
-        print()
-    longest = max((len(str(path)) for path, _ in files), default=0)
-    for path, description in files:
-        _print_beside(f"{str(path):<{longest}}  ", description)
-
-
-def progress(description):
-    """What wraps an iterable (as `tqdm.tqdm` does) in a bar, shown where somebody watches."""
-    import tqdm
-
-    from vae_zoo import distribute
-
-    hidden = None if distribute.is_main() else True  # None: where nobody watches
-    return functools.partial(tqdm.tqdm, desc=description, leave=False, disable=hidden)
-
-
-def command():
-    """The command line that started this process, as one would type it in the project's folder.
-
-    Flags that only say where results go, or that go on from there, are left out.
-    """
-    words, skip = [], False
-    for word in sys.argv[1:]:
-        if skip:
-            skip = False
-        elif word in ("--resume", "--tensorboard"):
-            continue
-        elif word == "--output":
-            skip = True
-        elif not word.startswith("--output="):
-            words.append(shlex.quote(word))
-    script = Path(sys.argv[0]).resolve()
-    backend = f"KERAS_BACKEND={os.environ.get('KERAS_BACKEND', 'tensorflow')}"
-    return " ".join([backend, "python", f"{script.parent.name}/{script.name}", *words])
-
-
-def machine():
-    """The kind of processor, as measurements name it: "2 cores of AMD EPYC (x86_64)"."""
-    name = platform.processor()
-    if os.path.exists("/proc/cpuinfo"):
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        name = found.group(1) if found else name
-    return f"{os.cpu_count()} cores of {name or 'unknown make'} ({platform.machine()})"
-
-
-def replace_block(path, name, text):
-    """Write `text` into a text file between `<!-- name -->` and `<!-- /name -->`.
-
-    Raises:
-        ValueError: if the file does not have both marks, once each.
-    """
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    content = Path(path).read_text()
-    if content.count(start) != 1 or content.count(end) != 1:
-        raise ValueError(f"{path} must have {start} and {end}, once each")
-    before, rest = content.split(start)
-    _, after = rest.split(end)
-    write_bytes(path, f"{before}{start}\n{text}\n{end}{after}".encode())
-
-
-def write_json(path, content):
-    """Write `content` as JSON, whole or not at all; NumPy scalars and arrays become plain numbers.
-
-    Keys keep their order. NaN and infinity are written as Python's `json` reads them back. Content
-    that is not JSON is a `TypeError`, and the file that was there stays as it was.
-    """
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=_plain)
-    write_bytes(path, (text + "\n").encode())
-
-
-def write_bytes(path, content):
-    """Write `content` (bytes) to `path`, whole or not at all, and create the folders above it.
-
-    The bytes go to a hidden file beside it first, which then takes its place: an interruption or a
-    full disk never leaves half a file where a good one was.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # === From a function to flags ===
@@ -341,33 +233,3 @@ def _describe(error, function):
     if isinstance(error, ValueError) and not ours & set(Path(frame.filename).resolve().parents):
         text += " (VAE_ZOO_TRACEBACK=1 shows where)"
     return text
-
-
-def _digits(value, error):
-    """A number and its standard error as text: two digits of the error, else four of the value."""
-    value = value.item() if hasattr(value, "item") else value  # a NumPy scalar
-    if isinstance(value, Real) and error is not None and 1e-6 < error < 1e7:
-        decimals = max(0, 1 - math.floor(math.log10(error)))
-        return f"{value:.{decimals}f}", f"± {error:.{decimals}f}"
-    text = "-" if value is None else str(value)
-    if isinstance(value, float):
-        text = f"{value:.4g}"
-        if 1e-3 <= abs(value) < 1e9:  # no exponent, and every digit before the decimal point
-            text = f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
-    return text, "" if error is None else f"± {error:.2g}"
-
-
-def _print_beside(start, text):
-    """Print `text` after `start`, wrapped into the columns that are left."""
-    for line in textwrap.wrap(text, max(30, WIDTH - len(start))) or [""]:
-        print((start + line).rstrip())
-        start = " " * len(start)
-
-
-def _plain(value):
-    """What `json` cannot write, in its terms: NumPy scalars and arrays, and paths."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"JSON has no place for {type(value).__name__}. Received: {value!r}")

@@ -6,38 +6,34 @@ folder is the registry.
 """
 
 import contextlib
-import hashlib
+import functools
 import json
-import os
+import math
 import pathlib
 import shutil
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 from keras import ops
 
-from vae_zoo import backend, cli
-from vae_zoo.base import BaseVAE, LatentModel, Trainable
-from vae_zoo.layers import LARGEST
+from vae_zoo import files
+from vae_zoo.engine.saving import weight_budget
+from vae_zoo.engine.trainable import Trainable
+from vae_zoo.models.kinds import Density, LatentModel, given
 
 # Beside the package in a checkout, inside of it where a wheel was installed.
 FOLDERS = [pathlib.Path(__file__).parents[i] / "saved_models" for i in (0, 1)]
 FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[1])
 CLASSIFIER = "classifier_"  # entries whose names begin so are what `cnn_fid` takes features from
 
-SIZES = (
-    "latents",
-    "widths",
-    "groups",
-    "units",
-    "filters",
-    "latent_dim",
-    "hidden",
-    "components",
-    "image_shape",
-    "batch_shape",
-)
+# A size above these is a mistake or an attack, never a wish.
+LARGEST = 2**16  # of one layer, by these keywords of a config
+SIZES = ("latents", "widths", "groups", "units", "filters", "latent_dim", "hidden", "components")
+SIZES += ("shape", "image_shape", "batch_shape", "codes", "code_dim")
+DEEPEST = 256  # layers of one kind
+MOST = 2**28  # elements of one example
 
 
 def names():
@@ -80,14 +76,9 @@ def classifier(dataset):
 def _checked(name):
     """Path of an entry's model, whose sha256 is that of its card."""
     expected, path = card(name)["sha256"], FOLDER / name / "model.keras"
-    if not path.is_file() or sha256(path) != expected:
+    if not path.is_file() or files.sha256(path) != expected:
         raise ValueError(f"{path} is damaged: its sha256 is not that of its card ({expected})")
     return path
-
-
-def sha256(path):
-    """Hex digest of a file."""
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def save(model, name, card, pictures=()):
@@ -102,9 +93,9 @@ def save(model, name, card, pictures=()):
     Returns:
         Path of the folder.
     """
-    target, partial = FOLDER / name, FOLDER / f".{name}.{os.getpid()}"
-    partial.mkdir(parents=True)
-    try:
+    target = FOLDER / name
+    with files.replacing(target) as partial:
+        partial.mkdir()
         with _uncompiled(model):
             model.save(partial / "model.keras")
         np.savez_compressed(partial / "golden.npz", **golden(model))
@@ -114,23 +105,10 @@ def save(model, name, card, pictures=()):
             "name": name,
             "class": type(model).__name__,
             "parameters": model.count_params(),
-            "sha256": sha256(partial / "model.keras"),
+            "sha256": files.sha256(partial / "model.keras"),
         }
-        cli.write_json(partial / "card.json", {**own, **card})
-        put_in_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        files.write_json(partial / "card.json", {**own, **card})
     return target
-
-
-def put_in_place(partial, target):
-    """Gives the folder `partial` the name `target`; what had it goes only then."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -142,49 +120,57 @@ def _uncompiled(model):
         model.compiled = compiled
 
 
-def golden(model, x=None):
+@functools.singledispatch
+def golden(model, x=None, y=None):
     """What a model returns for four examples: a dict of arrays that any backend must give again.
 
-    `x`, `latent` (`latent_0` … where there are several groups), `reconstruction` and `loss`:
-    latents are posterior means or codes, and the loss is taken there, without noise. Of an exact
-    density `x`, `y` where it has a condition, `logits` and `loss`. `x` is given, or made by the
-    model itself (so that no data set is passed on).
+    `x`, `y` where it takes labels, `latent` (`latent_0` … where there are several groups),
+    `reconstruction` and `loss`: latents are posterior means or codes, and the loss is taken there,
+    without noise. Of an exact density `x`, `y`, `output` (what `call` returns) and `loss`. `x` and
+    `y` are given, or made by the model itself (so that no data set is passed on). `version` is that
+    of this list.
     """
-    if not isinstance(model, LatentModel):
-        return _golden_of_exact(model)
+    raise ValueError(f"A {type(model).__name__} has no examples to be known by")
+
+
+@golden.register
+def _(model: LatentModel, x=None, y=None):
     rng = np.random.default_rng(0)
+    labels = _labels(model, y, rng)
     if x is None:
-        if model.latent_dtype == "int32":
-            draw = lambda shape: rng.integers(0, model.codes, (4, *shape))  # noqa: E731
-        else:
-            draw = lambda shape: rng.normal(size=(4, *shape))  # noqa: E731
-        groups = isinstance(model.latent_shape[0], tuple)
-        z = tuple(map(draw, model.latent_shape)) if groups else draw(model.latent_shape)
-        x = np.round(model.decode(z) * 255)
-        if isinstance(model, BaseVAE) and model.likelihood.binary:
-            x = np.where(x > 127, 255, 0)
-        x = x.astype("uint8")
-    latent = model.encode(x)
-    with backend.drawing(model, lambda shape, distribution="normal": ops.zeros(shape)):
-        # No batch statistics and no draw: what `prepare` draws leaves bits as they are.
-        loss = model.objective(model.images(x), training=False)["loss"]
-    if isinstance(latent, tuple):
-        latents = {f"latent_{i}": group for i, group in enumerate(latent)}
-    else:
-        latents = {"latent": latent}
-    made = {"reconstruction": model.decode(latent), "loss": ops.convert_to_numpy(loss)}
-    return {"x": x, **latents, **made}
+        groups = model.latent_domain
+        z = [group.examples(4, rng) for group in keras.tree.flatten([groups])]
+        z = tuple(z) if isinstance(groups, tuple) else z[0]
+        x = model.domain.from_means(model.decode(z, labels.get("y")), model.sees_bits)
+    latent = model.encode(x, **labels)
+    loss = _loss(model, x, labels)
+    parts = latent if isinstance(latent, tuple) else None
+    latents = {f"latent_{i}": part for i, part in enumerate(parts or ())} or {"latent": latent}
+    made = model.decode(latent, **labels)
+    return {"version": 2, "x": x, **labels, **latents, "reconstruction": made, "loss": loss}
 
 
-def _golden_of_exact(model):
-    rng, parts = np.random.default_rng(0), {}
-    parts["x"] = rng.integers(0, model.levels, (4, *model.grid_shape)).astype("int32")
-    if model.condition_levels:
-        y = rng.integers(0, model.condition_levels, (4, *model.condition_shape))
-        parts["y"] = y.astype("int32")
-    given = [ops.convert_to_tensor(array) for array in parts.values()]
-    results = {"logits": model.logits(*given), "loss": model.objective(*given)["loss"]}
-    return parts | {name: ops.convert_to_numpy(value) for name, value in results.items()}
+@golden.register
+def _(model: Density, x=None, y=None):
+    rng = np.random.default_rng(0)
+    x = model.domain.examples(4, rng) if x is None else x
+    labels = _labels(model, y, rng)
+    output = ops.convert_to_numpy(model((x, labels["y"]) if labels else x))
+    return {"version": 2, "x": x, **labels, "output": output, "loss": _loss(model, x, labels)}
+
+
+def _labels(model, y, rng):
+    if model.condition is None:
+        return {}
+    return {"y": model.condition.examples(4, rng) if y is None else y}
+
+
+def _loss(model, x, labels):
+    """At the mean of the posterior: no noise, and no draw, which bits need not."""
+    y = model.prepare_labels(labels.get("y"))
+    with model.drawing(lambda shape, distribution, alike: ops.zeros(shape)):
+        x = model.domain.tensor(x)
+        return ops.convert_to_numpy(model.objective(x, *given(y), training=False)["loss"])
 
 
 def load_model(path, compile=True):
@@ -217,7 +203,8 @@ def load_model(path, compile=True):
         raise ValueError(f"{path} is damaged: {damaged} in it does not match its checksum")
     _check_sizes(config, path)
     try:
-        model = keras.models.load_model(path, compile=compile)
+        with weight_budget(_elements(path)):
+            model = keras.models.load_model(path, compile=compile)
     except Exception as error:  # Keras raises a dozen kinds; each means the same to a user
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from error
@@ -229,13 +216,31 @@ def load_model(path, compile=True):
     return model
 
 
+def _elements(path):
+    """Elements of all arrays that the headers of a `.keras` file name."""
+    found = [0]
+
+    def count(name, item):
+        found[0] += item.size if isinstance(item, h5py.Dataset) else 0
+
+    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as content:
+        with h5py.File(content, "r") as file:
+            file.visititems(count)
+    return found[0]
+
+
 def _check_sizes(config, path, key=""):
-    """Walks a model's config; raises `ValueError` at a layer size that no model of the zoo has."""
+    """Walks a model's config; raises `ValueError` at a size that no model of the zoo has."""
     if isinstance(config, dict):
         for name, value in config.items():
             _check_sizes(value, path, name)
     elif isinstance(config, list):
+        sizes = [value for value in config if isinstance(value, int)]
+        if key.endswith("shape") and math.prod(sizes) > MOST or len(sizes) > DEEPEST:
+            raise ValueError(f"{path} asks for {key}={config[:5]}…, above the limits of sizes")
         for value in config:
             _check_sizes(value, path, key)
-    elif key in SIZES and isinstance(config, (int, float)) and config > LARGEST:
-        raise ValueError(f"{path} asks for {key}={config}, above the limit of {LARGEST}")
+    elif isinstance(config, (int, float)):
+        limit = DEEPEST if key == "blocks" else LARGEST if key in SIZES else None
+        if limit is not None and config > limit:
+            raise ValueError(f"{path} asks for {key}={config}, above the limit of {limit}")

@@ -8,8 +8,8 @@ generate, and logs no bound.
 import keras
 from keras import ops
 
-from vae_zoo import networks
-from vae_zoo.base import LatentModel
+from vae_zoo.models.kinds import LatentModel
+from vae_zoo.parts import domains, networks
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -17,7 +17,8 @@ class Autoencoder(LatentModel):
     """loss = 1/2 ||x - decoder(encoder(x))||^2 = -log N(x; decoder(encoder(x)), I) + constant
 
     Args:
-        image_shape: (height, width, channels).
+        shape: tuple, of an example: (height, width, channels) of images, or that of
+            other numbers in [0, 1].
         latent_dim: int, size of the code: the information bottleneck.
         network: "dense" or "conv".
         hidden: ints, widths of the dense encoder's hidden layers; the decoder mirrors them.
@@ -26,7 +27,7 @@ class Autoencoder(LatentModel):
         activation: a Keras activation, or "gated".
         seed, skip_threshold: see `Trainable`.
 
-    Input: (batch, *image_shape), uint8 in 0..255 or float in [0, 1].
+    Input: (batch, *shape), uint8 in 0..255 or float in [0, 1].
     Output: float32 of the same shape. Latent: (batch, latent_dim).
     Logs: squared_error (||x - x_hat||^2 summed over pixels, per example).
 
@@ -41,17 +42,21 @@ class Autoencoder(LatentModel):
 
     def __init__(
         self,
-        image_shape=(28, 28, 1),
+        shape=(28, 28, 1),
         latent_dim=4,
         network="dense",
         hidden=(300, 300),
         filters=(32, 64),
         units=256,
         activation="relu",
-        **kwargs,
+        *,
+        seed=None,
+        skip_threshold=None,
+        dtype=None,
+        name=None,
     ):
-        channels = networks.check_image_shape(image_shape)[-1]
-        shared = {"activation": activation, "dtype": kwargs.get("dtype")}
+        shape = networks.check_shape(shape, images=network == "conv")
+        shared = {"activation": activation, "dtype": dtype}
         if network == "dense":
             encoder, decoder = networks.mlp_encoder, networks.mlp_decoder
             shared["hidden"] = hidden
@@ -60,26 +65,28 @@ class Autoencoder(LatentModel):
             shared.update(filters=filters, units=units)
         else:
             raise ValueError(f'`network` must be "dense" or "conv". Received: network={network!r}')
+        encoder = encoder(shape, latent_dim, heads=("code",), **shared)
+        decoder = decoder(latent_dim, shape, shape[-1], **shared)
         super().__init__(
-            encoder(image_shape, latent_dim, heads=("code",), **shared),
-            decoder(latent_dim, image_shape, channels, **shared),
-            **kwargs,
+            domains.of_shape(shape, unit=True),
+            domains.Arrays((latent_dim,)),
+            parts={"encoder": encoder, "decoder": decoder},
+            seed=seed,
+            skip_threshold=skip_threshold,
+            dtype=dtype,
+            name=name,
         )
-        self.latent_dim, self.network, self.activation = latent_dim, network, activation
+        self.shape, self.latent_dim, self.network = shape, latent_dim, network
         self.hidden, self.filters, self.units = tuple(hidden), tuple(filters), units
+        self.activation = activation
 
-    def infer(self, x):
+    def infer(self, x, y=None):
         return ops.cast(self.encoder(x), "float32")
 
-    def generate(self, z):
+    def generate(self, z, y=None):
         return ops.sigmoid(ops.cast(self.decoder(z), "float32"))  # pixels lie in [0, 1]
 
     def objective(self, x, y=None, training=False):
-        error = ops.sum(ops.square(x - self.generate(self.infer(x))), axis=(1, 2, 3))
+        error = ops.square(x - self.generate(self.infer(x)))
+        error = ops.sum(error, axis=tuple(range(1, len(x.shape))))
         return {"loss": 0.5 * error, "squared_error": error}
-
-    def get_config(self):
-        config = super().get_config()
-        del config["encoder"], config["decoder"]  # built from what follows
-        own = ("image_shape", "latent_dim", "network", "hidden", "filters", "units", "activation")
-        return {**config, **{name: getattr(self, name) for name in own}}

@@ -6,8 +6,8 @@ of Radford et al. 2016, arXiv:1511.06434 (strided and transposed convolutions in
 
 import keras
 
-from vae_zoo import likelihoods, networks
 from vae_zoo.models.vae import VAE
+from vae_zoo.parts import likelihoods, networks
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -15,7 +15,7 @@ class ConvVAE(VAE):
     """`VAE` with convolutional networks, for images of any size and number of channels.
 
     Args:
-        image_shape: (height, width, channels).
+        shape: (height, width, channels).
         latent_dim: int, size of z, or its channels at each place of a grid.
         latent_grid: True for a grid of latents, as high and wide as the image after all halvings
             (28×28 and two stages: 7×7), False for a flat latent.
@@ -37,7 +37,7 @@ class ConvVAE(VAE):
 
     def __init__(
         self,
-        image_shape=(28, 28, 1),
+        shape=(28, 28, 1),
         latent_dim=32,
         latent_grid=False,
         filters=(32, 64),
@@ -45,37 +45,38 @@ class ConvVAE(VAE):
         activation="relu",
         blocks=0,
         likelihood="bernoulli",
-        **kwargs,
+        *,
+        beta=1.0,
+        prior=None,
+        free_bits=0.0,
+        num_samples=1,
+        seed=None,
+        skip_threshold=None,
+        dtype=None,
+        name=None,
     ):
         likelihood = likelihoods.get(likelihood)
-        networks.check_image_shape(image_shape)
-        num_parameters = likelihood.num_parameters(image_shape[-1])
+        shape = networks.check_shape(shape, images=True)
+        num_parameters = likelihood.num_parameters(shape[-1])
         shared = {
             "filters": filters,
             "units": None if latent_grid else units,
             "activation": activation,
             "blocks": blocks,
-            "dtype": kwargs.get("dtype"),
+            "dtype": dtype,
         }
         super().__init__(
-            networks.conv_encoder(image_shape, latent_dim, **shared),
-            networks.conv_decoder(latent_dim, image_shape, num_parameters, **shared),
+            networks.conv_encoder(shape, latent_dim, **shared),
+            networks.conv_decoder(latent_dim, shape, num_parameters, **shared),
             likelihood=likelihood,
-            **kwargs,
+            beta=beta,
+            prior=prior,
+            free_bits=free_bits,
+            num_samples=num_samples,
+            seed=seed,
+            skip_threshold=skip_threshold,
+            dtype=dtype,
+            name=name,
         )
         self.latent_dim, self.latent_grid, self.filters = latent_dim, latent_grid, tuple(filters)
-        self.units, self.activation, self.blocks = units, activation, blocks
-
-    def get_config(self):
-        config = super().get_config()
-        del config["encoder"], config["decoder"]  # built from what follows
-        own = (
-            "image_shape",
-            "latent_dim",
-            "latent_grid",
-            "filters",
-            "units",
-            "activation",
-            "blocks",
-        )
-        return {**config, **{name: getattr(self, name) for name in own}}
+        self.shape, self.units, self.activation, self.blocks = shape, units, activation, blocks

@@ -7,8 +7,8 @@ arXiv:1705.07120) in place of one of tanh units.
 
 import keras
 
-from vae_zoo import likelihoods, networks
 from vae_zoo.models.vae import VAE
+from vae_zoo.parts import likelihoods, networks
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -16,7 +16,8 @@ class DenseVAE(VAE):
     """`VAE` with fully connected networks.
 
     Args:
-        image_shape: (height, width, channels).
+        shape: tuple, of an example: (height, width, channels) of images, (columns,) of
+            the rows of a table.
         latent_dim: int, size of z.
         hidden: ints, widths of the encoder's hidden layers; the decoder mirrors them.
         activation: a Keras activation, or "gated".
@@ -33,27 +34,37 @@ class DenseVAE(VAE):
 
     def __init__(
         self,
-        image_shape=(28, 28, 1),
+        shape=(28, 28, 1),
         latent_dim=40,
         hidden=(300, 300),
         activation="gated",
         likelihood="bernoulli",
-        **kwargs,
+        *,
+        beta=1.0,
+        prior=None,
+        free_bits=0.0,
+        num_samples=1,
+        seed=None,
+        skip_threshold=None,
+        dtype=None,
+        name=None,
     ):
         likelihood = likelihoods.get(likelihood)
-        networks.check_image_shape(image_shape)
-        num_parameters = likelihood.num_parameters(image_shape[-1])
-        shared = {"hidden": hidden, "activation": activation, "dtype": kwargs.get("dtype")}
+        shape = networks.check_shape(shape)
+        num_parameters = likelihood.num_parameters(shape[-1])
+        shared = {"hidden": hidden, "activation": activation, "dtype": dtype}
         super().__init__(
-            networks.mlp_encoder(image_shape, latent_dim, **shared),
-            networks.mlp_decoder(latent_dim, image_shape, num_parameters, **shared),
+            networks.mlp_encoder(shape, latent_dim, **shared),
+            networks.mlp_decoder(latent_dim, shape, num_parameters, **shared),
             likelihood=likelihood,
-            **kwargs,
+            beta=beta,
+            prior=prior,
+            free_bits=free_bits,
+            num_samples=num_samples,
+            seed=seed,
+            skip_threshold=skip_threshold,
+            dtype=dtype,
+            name=name,
         )
-        self.latent_dim, self.hidden, self.activation = latent_dim, tuple(hidden), activation
-
-    def get_config(self):
-        config = super().get_config()
-        del config["encoder"], config["decoder"]  # built from what follows
-        own = ("image_shape", "latent_dim", "hidden", "activation")
-        return {**config, **{name: getattr(self, name) for name in own}}
+        self.shape, self.latent_dim, self.hidden = shape, latent_dim, tuple(hidden)
+        self.activation = activation

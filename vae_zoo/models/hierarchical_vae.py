@@ -16,9 +16,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from vae_zoo import distributions, likelihoods, networks
-from vae_zoo.base import EVALUATION_SEED, BaseVAE, kl_weights, serialized
-from vae_zoo.layers import Enlarge, LatentGroup, built, check_sizes, check_widths
+from vae_zoo.models.kinds import BaseVAE
+from vae_zoo.parts import domains, likelihoods, networks
+from vae_zoo.parts.layers import Enlarge, LatentGroup, built, check_sizes, check_widths
+from vae_zoo.parts.posteriors import DiagonalGaussian, Path, PathPosterior
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -37,7 +38,7 @@ class HierarchicalVAE(BaseVAE):
     before it:
 
     Args:
-        image_shape: (height, width, channels).
+        shape: tuple, of an example: (height, width, channels) of images.
         latents: ints, size of a group (LVAE: 64, 32, 16, 8, 4), or its channels at each place.
         widths: ints, of the path and the features (LVAE: 512, 256, 128, 64, 32).
         groups: ints, groups of latents on a scale, or an int for all (LVAE: 1; NVAE: 10).
@@ -53,7 +54,7 @@ class HierarchicalVAE(BaseVAE):
             so that no group is left unused (NVAE, appendix A).
         seed, skip_threshold: see `Trainable`.
 
-    Input: (batch, *image_shape), uint8 in 0..255 or float in [0, 1].
+    Input: (batch, *shape), uint8 in 0..255 or float in [0, 1].
     Output: float32 of the same shape. Latent: a tuple of posterior means, a group an array, the
     top one first: (batch, latents) or (batch, rows, columns, latents).
     Logs: reconstruction, kl, elbo (nats per example); kl_1 … kl_S of each scale, from the image up;
@@ -71,7 +72,7 @@ class HierarchicalVAE(BaseVAE):
 
     def __init__(
         self,
-        image_shape=(28, 28, 1),
+        shape=(28, 28, 1),
         latents=(64, 32, 16, 8, 4),
         widths=(512, 256, 128, 64, 32),
         groups=1,
@@ -83,10 +84,12 @@ class HierarchicalVAE(BaseVAE):
         beta=1.0,
         free_bits=0.0,
         balance=False,
+        seed=None,
+        skip_threshold=None,
         dtype=None,
-        **kwargs,
+        name=None,
     ):
-        networks.check_image_shape(image_shape)
+        shape = networks.check_shape(shape, images=network == "conv")
         check_widths(1, latents=latents, widths=widths)
         groups = (groups,) * len(latents) if isinstance(groups, int) else tuple(groups)
         check_sizes(groups=groups)
@@ -97,169 +100,137 @@ class HierarchicalVAE(BaseVAE):
             )
         if network not in ("dense", "conv"):
             raise ValueError(f"`network` must be dense or conv. Received: network={network!r}")
-        beta = kl_weights(beta, free_bits)
         likelihood = likelihoods.get(likelihood)
         shared = {"network": network, "blocks": blocks, "activation": activation, "dtype": dtype}
         scales = range(1, len(latents) + 1)
-        logged = (*self.logged, *(f"kl_{s}" for s in scales), *(["beta"] if callable(beta) else []))
-        num_parameters = likelihood.num_parameters(image_shape[-1])
+        num_parameters = likelihood.num_parameters(shape[-1])
+        encoder = networks.ladder_encoder(shape, widths, **shared)
+        decoder = networks.ladder_decoder(shape, widths[0], num_parameters, **shared)
+        features = [tuple(output.shape[1:]) for output in encoder.outputs]  # from the image up
+        on_scale = [scale for scale in reversed(scales) for _ in range(groups[scale - 1])]
         super().__init__(
-            networks.ladder_encoder(image_shape, widths, **shared),
-            networks.ladder_decoder(image_shape, widths[0], num_parameters, **shared),
-            logged=logged,
+            domains.of_shape(shape, unit=likelihood.binary),
+            tuple(domains.Arrays((*features[s - 1][:-1], latents[s - 1])) for s in on_scale),
+            likelihood,
+            beta=beta,
+            free_bits=free_bits,
+            logged=(*self.logged, *(f"kl_{s}" for s in scales)),
+            parts={"encoder": encoder, "decoder": decoder},
+            seed=seed,
+            skip_threshold=skip_threshold,
             dtype=dtype,
-            **kwargs,
+            name=name,
         )
-        self.likelihood, self.beta = likelihood, beta
+        self.shape = shape
         self.latents, self.widths, self.groups = tuple(latents), tuple(widths), groups
         self.network, self.blocks, self.activation = network, blocks, activation
-        self.free_bits, self.balance = free_bits, balance
+        self.balance, self.scales = balance, on_scale
+        self.prior = Path(self)
 
         # The path, from the top.
-        shapes = [tuple(features.shape[1:]) for features in self.encoder.outputs]
         self.start = self.add_weight(
-            shape=shapes[-1], initializer="zeros", dtype="float32", name="start"
+            shape=features[-1], initializer="zeros", dtype="float32", name="start"
         )
-        self.scales, self.ladder = [], []
-        for scale in reversed(scales):
-            shape, latent_dim = shapes[scale - 1], latents[scale - 1]
-            for _ in range(groups[scale - 1]):
-                group = LatentGroup(latent_dim, activation, depth=sum(groups), dtype=dtype)
-                self.ladder.append(built(group, shape))
-                self.scales.append(scale)
+        self.ladder = []
+        for scale in on_scale:
+            group = LatentGroup(latents[scale - 1], activation, depth=sum(groups), dtype=dtype)
+            self.ladder.append(built(group, features[scale - 1]))
         self.ascents = [
             built(Enlarge(shape, dtype=dtype), above)
-            for shape, above in zip(shapes[-2::-1], shapes[:0:-1])
+            for shape, above in zip(features[-2::-1], features[:0:-1])
         ]
-        self.latent_shape = tuple(
-            (*shapes[scale - 1][:-1], latents[scale - 1]) for scale in self.scales
-        )
 
     # === The path ===
 
     def walk(self, choose, n):
-        """Down the path: `choose(i, h, mean, log_var)` gives the latents of group i, from what came
-        down and the moments of their prior. Returns what arrives at the image."""
+        """Down the path: `choose(i, h, p)` gives the latents of group i, from what came down and
+        their prior, a `DiagonalGaussian`. Returns what arrives at the example."""
         h = ops.cast(self.start, self.compute_dtype)
         h = ops.broadcast_to(h, (n, *self.start.shape))
         enlarge = iter(self.ascents)
         for i, group in enumerate(self.ladder):
             if i and self.scales[i] != self.scales[i - 1]:
                 h = next(enlarge)(h)
-            h = group.join(h, choose(i, h, *group.prior(h)))
+            h = group.join(h, choose(i, h, DiagonalGaussian(*group.prior(h))))
         return h
 
-    def features(self, x, training=False):
-        """What the encoder makes of images on every scale, from the image up: a list."""
-        return keras.tree.flatten(self.encoder(x, training=training))
+    def descend(self, x, choose, num_samples=1, training=False):
+        """Down the path by the posterior; `choose(i, q)` gives the latents of group i.
 
-    def posterior(self, i, h, features, mean, log_var):
-        """Moments of q(z_i|x, z_>i), relative to those of the prior."""
-        d_mean, d_log_var = self.ladder[i].posterior(h, features[self.scales[i] - 1])
-        return mean + d_mean, ops.clip(log_var + d_log_var, *LatentGroup.log_var_range)
+        Returns:
+            likelihood parameters (num_samples * batch, …); a list of (q, p, z), a group each, from
+            the top: posterior, prior and latents given those above.
+        """
+        features = keras.tree.flatten(self.encoder(x, training=training))  # from the image up
+        features = [ops.tile(f, (num_samples, *[1] * (len(f.shape) - 1))) for f in features]
+        steps = []
 
-    def infer(self, x):
-        features, means = self.features(x), []
+        def chosen(i, h, p):
+            d_mean, d_log_var = self.ladder[i].posterior(h, features[self.scales[i] - 1])
+            log_var = ops.clip(p.log_var + d_log_var, *LatentGroup.log_var_range)
+            q = DiagonalGaussian(p.mean + d_mean, log_var)
+            steps.append((q, p, choose(i, q)))
+            return steps[-1][-1]
 
-        def choose(i, h, mean, log_var):
-            means.append(self.posterior(i, h, features, mean, log_var)[0])
-            return means[-1]
+        h = self.walk(chosen, ops.shape(features[0])[0])
+        return ops.cast(self.decoder(h, training=training), "float32"), steps
 
-        self.walk(choose, ops.shape(x)[0])
-        return tuple(means)
+    def posterior(self, x, y=None, training=False):
+        return PathPosterior(self, x, training)
 
-    def likelihood_parameters(self, z):
+    def likelihood_parameters(self, z, y=None, training=False):
+        lead = tuple(ops.shape(z[0])[: len(z[0].shape) - len(self.latent_shape[0])])
+        z = [ops.reshape(group, (-1, *shape)) for group, shape in zip(z, self.latent_shape)]
         h = self.walk(lambda i, *_: z[i], ops.shape(z[0])[0])
-        return ops.cast(self.decoder(h), "float32")
-
-    def generate(self, z):
-        return self.likelihood.mean(self.likelihood_parameters(z), self.image_shape[-1])
+        flat = ops.cast(self.decoder(h, training=training), "float32")
+        return ops.reshape(flat, (*lead, *flat.shape[1:]))
 
     # === The bound ===
 
-    def descend(self, x, training=False):
-        """One draw of all groups from the posterior.
-
-        Returns:
-            likelihood parameters; the KL of each latent, a list of (batch, …) a group, from the
-            top.
-        """
-        features, kls = self.features(x, training), []
-
-        def choose(i, h, mean, log_var):
-            q_mean, q_log_var = self.posterior(i, h, features, mean, log_var)
-            kls.append(distributions.gaussian_kl(q_mean, q_log_var, mean, log_var))
-            return distributions.gaussian_sample(q_mean, q_log_var, self.draw(ops.shape(mean)))
-
-        h = self.walk(choose, ops.shape(x)[0])
-        return ops.cast(self.decoder(h, training=training), "float32"), kls
-
     def objective(self, x, y=None, training=False):
-        parameters, kls = self.descend(x, training)
-        reconstruction = -self.likelihood.log_prob(x, parameters)
-        kls = ops.stack([_summed(kl) for kl in kls])  # (groups, batch)
-        kl = ops.sum(kls, axis=0)
-        outputs = {"reconstruction": reconstruction, "kl": kl, "elbo": -reconstruction - kl}
+        parameters, steps = self.descend(x, lambda i, q: q.sample(self.draw), training=training)
+        kls = ops.stack([_summed(q.kl(p.mean, p.log_var)) for q, p, _ in steps], axis=1)
+        outputs = self.bound(x, parameters, kls, training)  # of each group: (batch, groups)
         for scale in range(1, len(self.latents) + 1):
             here = [i for i, s in enumerate(self.scales) if s == scale]
-            outputs[f"kl_{scale}"] = ops.sum(kls[here[0] : here[-1] + 1], axis=0)
-        if not training:
-            return {**outputs, "loss": -outputs["elbo"], "beta": ops.ones_like(kl)}
-        distortion = reconstruction
-        if self.likelihood.fitted:
-            distortion = -self.likelihood.log_prob(x, parameters, self.batch_mean)
-        beta = self.beta(self.optimizer.iterations) if callable(self.beta) else self.beta
-        beta = ops.cast(beta, "float32")
-        if self.free_bits or self.balance:
-            means = self.batch_mean(ops.transpose(kls))[:, None]  # one a group
-        if self.free_bits:  # max(batch mean, free bits), example by example
-            kls = ops.where(means > self.free_bits, kls, self.free_bits)
-        if self.balance:
-            kls = self._balanced(means, beta) * kls
-        loss = distortion + beta * ops.sum(kls, axis=0)
-        outputs.update(loss=loss, beta=beta * ops.ones_like(kl), x=x, parameters=parameters)
+            outputs[f"kl_{scale}"] = ops.sum(kls[:, here[0] : here[-1] + 1], axis=1)
         return outputs
+
+    def rate(self, kl, beta):
+        """The KL of all groups, each above its free bits, and balanced: (batch,)."""
+        if self.free_bits or self.balance:
+            means = self.batch_mean(kl)
+        if self.free_bits:  # max(batch mean, free bits), example by example
+            kl = ops.where(means > self.free_bits, kl, self.free_bits)
+        if self.balance:
+            kl = self._balanced(means, beta) * kl
+        return ops.sum(kl, axis=1)
 
     def _balanced(self, means, beta):
         """gamma_l, in proportion to KL_l and against the group's size, of mean 1; all 1 once beta
         is (NVAE, appendix A; the constant against zeros is its code's)."""
         sizes = [math.prod(shape) for shape in self.latent_shape]
-        sizes = [[size / self.groups[s - 1]] for size, s in zip(sizes, self.scales)]
+        sizes = [size / self.groups[s - 1] for size, s in zip(sizes, self.scales)]
         shares = (means + 0.01) / ops.convert_to_tensor(sizes, "float32")
         return ops.where(beta < 1.0, shares / ops.mean(shares), 1.0)
 
-    def log_weights(self, x, y=None, num_samples=1, training=False):
-        repeat = lambda t: ops.tile(t, (num_samples, *[1] * (len(t.shape) - 1)))  # noqa: E731
-        features = [repeat(f) for f in self.features(x, training)]
-        ratios = []
+    def terms(self, x, y=None, num_samples=1, training=False):
+        def apart(t):
+            return ops.reshape(t, (num_samples, -1, *t.shape[1:]))
 
-        def choose(i, h, mean, log_var):
-            q_mean, q_log_var = self.posterior(i, h, features, mean, log_var)
-            z = distributions.gaussian_sample(q_mean, q_log_var, self.draw(ops.shape(mean)))
-            log_prob = distributions.gaussian_log_prob
-            ratios.append(_summed(log_prob(z, mean, log_var) - log_prob(z, q_mean, q_log_var)))
-            return z
-
-        h = self.walk(choose, ops.shape(features[0])[0])
-        parameters = ops.cast(self.decoder(h, training=training), "float32")
-        parameters = ops.reshape(parameters, (num_samples, -1, *parameters.shape[1:]))
+        parameters, steps = self.descend(x, lambda i, q: q.sample(self.draw), num_samples, training)
         fitting = self.batch_mean if training else None
-        ratio = ops.reshape(sum(ratios), (num_samples, -1))
-        return self.likelihood.log_prob(x, parameters, fitting) + ratio
+        log_prior = apart(sum(p.log_prob(z) for _, p, z in steps))
+        log_posterior = apart(sum(q.log_prob(z) for q, _, z in steps))
+        return self.likelihood.log_prob(x, apart(parameters), fitting), log_prior, log_posterior
 
-    def kl_per_latent(self, x, batch_size=256):
-        """Mean over images of the KL of each latent: a tuple of NumPy arrays, a group each, from
-        the top; nats. Images as `encode` takes them."""
-
-        def kl(x):
-            return tuple(self.descend(self.images(x))[1])
-
-        kls = self.run("kl_per_latent", kl, x, batch_size=batch_size, seed=EVALUATION_SEED)
-        return tuple(np.mean(kl, axis=0) for kl in kls)
+    def latent_kl(self, x, y=None):
+        _, steps = self.descend(x, lambda i, q: q.sample(self.draw))
+        return tuple(q.kl(p.mean, p.log_var) for q, p, _ in steps)
 
     # === Generation ===
 
-    def sample_latents(self, n, seed=0, temperature=1.0, fixed=()):
+    def sample_latents(self, n, seed=0, y=None, temperature=1.0, fixed=()):
         """Latents of all groups from the prior: a tuple of NumPy arrays (n, …), the top one first.
 
         Args:
@@ -291,12 +262,13 @@ class HierarchicalVAE(BaseVAE):
         def draw(temperature, *fixed):
             latents = []
 
-            def choose(i, h, mean, log_var):
+            def choose(i, h, p):
                 if i < len(fixed):
                     z = fixed[i]
                 else:
-                    spread = temperature[:, i, *[None] * (len(mean.shape) - 1)]
-                    z = mean + spread * ops.exp(0.5 * log_var) * self.draw(ops.shape(mean))
+                    spread = temperature[:, i, *[None] * (len(p.mean.shape) - 1)]
+                    noise = self.draw(ops.shape(p.mean))
+                    z = p.mean + spread * ops.exp(0.5 * p.log_var) * noise
                 latents.append(z)
                 return z
 
@@ -305,22 +277,11 @@ class HierarchicalVAE(BaseVAE):
 
         temperature = np.broadcast_to(temperature, (n, count))
         fixed = [np.broadcast_to(z, (n, *z.shape[1:])) for z in fixed]
-        return self.run(f"latents_given_{len(fixed)}", draw, temperature, *fixed, seed=seed)
+        return self.run("latents", draw, temperature, *fixed, seed=seed)
 
     def with_prior(self, prior):
         """Raises `ValueError`: the path is the prior, and was trained as such."""
         raise ValueError("The prior of a HierarchicalVAE is its own top-down path")
-
-    def get_config(self):
-        config = super().get_config()
-        del config["encoder"], config["decoder"]  # built from what follows
-        own = ("image_shape", "latents", "widths", "groups", "network", "blocks", "activation")
-        own += ("free_bits", "balance")
-        parts = {
-            "likelihood": serialized(self.likelihood),
-            "beta": serialized(self.beta) if callable(self.beta) else self.beta,
-        }
-        return {**config, **{name: getattr(self, name) for name in own}, **parts}
 
 
 def _summed(terms):

@@ -12,35 +12,35 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from vae_zoo.base import Trainable, noise_source
-from vae_zoo.layers import GatedBlock, ResidualBlock, built, check_sizes
+from vae_zoo.engine.noise import noise_source
+from vae_zoo.models.kinds import Density, given
+from vae_zoo.parts import domains
+from vae_zoo.parts.layers import GatedBlock, ResidualBlock, built, check_sizes
 
 FIRST_KERNEL = 7  # of the first block (section 5 of arXiv:1601.06759)
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
-class PixelCNN(Trainable):
+class PixelCNN(Density):
     """log p(x|y) = sum_i log p(x_i | x_1 … x_{i-1}, y), row by row from the top left   (eq. 1, 3)
 
     A vertical stack sees all rows above, a horizontal one the pixels to the left, so that nothing
     earlier is out of sight (section 2.2); both pass through gates tanh(.) * sigmoid(.)    (eq. 2).
 
     Args:
-        grid_shape: (height, width) of the symbols.
+        shape: (height, width) of the symbols.
         levels: int, symbols: 2 for black and white pixels, K for the codes of a VQ-VAE.
         filters: int, channels of both stacks (128 in the paper's MNIST runs of others, 16 in 1601).
         blocks: int, gated blocks after the first.
         kernel_size: odd int of 3 or more, of the blocks; the first is 7 wide.
-        condition_levels: int, 0 for none, else values of the condition y, which every gate sees:
-            the number of classes (eq. 4), or the codes of a coarser grid.
-        condition_shape: () for one value an example, a class label; or (height, width) of a coarser
-            grid, each place of which is what several places see (eq. 5).
+        condition: None, or what every gate sees: a number of classes, whose label is y (eq. 4), or
+            `domains.Symbols` of a coarser grid (height, width), each place of which is what several
+            places see (eq. 5).
         seed, skip_threshold: see `Trainable`.
 
-    Input: symbols, int (batch, height, width), with a condition a pair of these and int
-    (batch, *condition_shape) (in `fit` and `evaluate` the condition is `y`); with `levels=2` images
-    (batch, height, width, 1) too, uint8 in 0..255 or float in [0, 1], whose grey levels become bits
-    by a draw.
+    Input: symbols, int (batch, height, width), with a condition a pair of these and y; with
+    `levels=2` images (batch, height, width, 1) too, uint8 in 0..255 or float in [0, 1], whose grey
+    levels become bits by a draw.
     Output: logits, float32 (batch, height, width, levels).
     Logs: nll, exact (nats per example).
 
@@ -53,53 +53,62 @@ class PixelCNN(Trainable):
         new = model.sample(2, batch_size=2)
     """
 
-    logged = ("nll",)
-
     def __init__(
         self,
-        grid_shape=(28, 28),
+        shape=(28, 28),
         levels=2,
         filters=32,
         blocks=5,
         kernel_size=3,
-        condition_levels=0,
-        condition_shape=(),
+        condition=None,
+        *,
+        seed=None,
+        skip_threshold=None,
         dtype=None,
-        **kwargs,
+        name=None,
     ):
-        grid_shape, condition_shape = tuple(grid_shape), tuple(condition_shape)
-        check_sizes(grid_shape=grid_shape, levels=levels, filters=filters)
+        shape, condition = tuple(shape), domains.get(condition)
+        check_sizes(shape=shape, levels=levels, filters=filters)
         if levels < 2 or kernel_size < 3 or kernel_size % 2 == 0 or blocks < 0:
             raise ValueError(
                 "`levels` must be 2 or more, `kernel_size` odd and 3 or more, `blocks` >= 0. "
                 f"Received: levels={levels}, kernel_size={kernel_size}, blocks={blocks}"
             )
-        if condition_levels < 0 or len(condition_shape) not in (0, 2):
+        if condition and not (
+            isinstance(condition, domains.Symbols) and len(condition.shape) in (0, 2)
+        ):
             raise ValueError(
-                "`condition_levels` must be >= 0, `condition_shape` () or (height, width). "
-                f"Received: {condition_levels}, {condition_shape}"
+                "`condition` must be a number of classes, or symbols of shape (height, width). "
+                f"Received: {condition}"
             )
-        super().__init__(dtype=dtype, **kwargs)
-        self.grid_shape, self.levels, self.filters = grid_shape, levels, filters
+        domain = domains.Bits(shape) if levels == 2 else domains.Symbols(shape, levels)
+        super().__init__(
+            domain,
+            condition,
+            seed=seed,
+            skip_threshold=skip_threshold,
+            dtype=dtype,
+            name=name,
+        )
+        self.shape, self.levels, self.filters = shape, levels, filters
         self.blocks, self.kernel_size = blocks, kernel_size
-        self.condition_levels, self.condition_shape = condition_levels, condition_shape
 
-        conditional = condition_levels > 0
         # No wider than a one-hot vector: the first block is the widest of all.
         self.embedding = built(layers.Embedding(levels, min(levels, filters), dtype=dtype), ())
-        self.stacks = [GatedBlock(filters, FIRST_KERNEL, conditional, False, dtype=dtype)]
+        self.stacks = [GatedBlock(filters, FIRST_KERNEL, condition is not None, False, dtype=dtype)]
         self.stacks += [
-            GatedBlock(filters, kernel_size, conditional, dtype=dtype) for _ in range(blocks)
+            GatedBlock(filters, kernel_size, condition is not None, dtype=dtype)
+            for _ in range(blocks)
         ]
         for i, block in enumerate(self.stacks):
-            built(block, (*grid_shape, filters if i else self.embedding.output_dim))
+            built(block, (*shape, filters if i else self.embedding.output_dim))
         self.condition_layers = []
-        if condition_levels:
-            self.condition_layers = [layers.Embedding(condition_levels, filters, dtype=dtype)]
-            if condition_shape:
+        if condition:
+            self.condition_layers = [layers.Embedding(condition.levels, filters, dtype=dtype)]
+            if condition.shape:
                 self.condition_layers += [ResidualBlock(dtype=dtype) for _ in range(2)]
             for layer in self.condition_layers:
-                built(layer, (*(condition_shape or (1, 1)), filters))
+                built(layer, (*(condition.shape or (1, 1)), filters))
         self.head = [
             built(layers.Dense(filters, activation="relu", dtype=dtype), (filters,)),
             built(layers.Dense(levels, dtype="float32", name="logits"), (filters,)),
@@ -107,29 +116,20 @@ class PixelCNN(Trainable):
 
     # === The network ===
 
-    def symbols(self, x):
-        """int32 (batch, height, width) of what the class takes.
-
-        Raises:
-            ValueError: if the shape or the type is wrong.
-        """
-        shape, dtype = tuple(x.shape), keras.backend.standardize_dtype(x.dtype)
-        if self.levels == 2 and shape[1:] == (*self.grid_shape, 1):
-            x = ops.cast(x, "float32") / (255.0 if dtype == "uint8" else 1.0)
-            return ops.cast(self.draw(ops.shape(x), "uniform") < x, "int32")[..., 0]
-        if shape[1:] != self.grid_shape or not ("int" in dtype or dtype == "bool"):
-            raise ValueError(
-                f"PixelCNN takes int symbols of shape (batch, *{self.grid_shape}). "
-                f"Received: {dtype} {shape}"
-            )
-        return ops.cast(x, "int32")
+    @property
+    def sees_bits(self):
+        return isinstance(self.domain, domains.Bits)
 
     def prepare(self, x):
-        return self.symbols(x)
+        """int32 symbols (batch, height, width) of what the class takes."""
+        x = self.domain.tensor(x)
+        if keras.backend.standardize_dtype(x.dtype) == "float32":  # grey levels
+            x = ops.cast(self.draw(ops.shape(x), "uniform") < x, "int32")
+        return x
 
     def call(self, x):
-        x, y = x if self.condition_levels else (x, None)
-        return self.logits(self.symbols(x), y)
+        x, y = x if self.condition is not None else (x, None)
+        return self.logits(self.prepare(x), *given(self.prepare_labels(y)))
 
     def logits(self, x, y=None, training=False):
         """float32 (batch, height, width, levels) of symbols: at each place those of the next."""
@@ -137,31 +137,21 @@ class PixelCNN(Trainable):
         # What the first stacks must not see is shifted out: the row itself, the pixel itself.
         above = ops.pad(symbols, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
         before = ops.pad(symbols, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
-        batch, (height, width) = ops.shape(x)[0], self.grid_shape
+        batch, (height, width) = ops.shape(x)[0], self.shape
         rows, columns = self._outside(batch, columns=width), self._outside(batch, rows=height)
-        links, _ = self._vertical(above, rows, self.condition(y))
+        links, _ = self._vertical(above, rows, self.seen(y))
         return self._horizontal(before, columns, links)[0]
 
-    def condition(self, y):
-        """What the gates see of a condition: (batch, 1, 1, filters), or a vector for each place.
-
-        Raises:
-            ValueError: if a condition is missing, not wanted, or of the wrong shape.
-        """
-        shape = None if y is None else tuple(y.shape)
-        if (shape and shape[1:]) != (self.condition_shape if self.condition_levels else None):
-            wanted = f"int (batch, *{self.condition_shape})" if self.condition_levels else "None"
-            raise ValueError(
-                f"The condition `y` of this PixelCNN must be {wanted}. Received: shape={shape}"
-            )
-        if y is None:
+    def seen(self, y):
+        """What the gates see of a condition: (batch, 1, 1, filters), or a vector for each place."""
+        if self.condition is None:
             return None
-        features = ops.reshape(ops.cast(y, "int32"), (-1, *(self.condition_shape or (1, 1))))
+        features = ops.reshape(ops.cast(y, "int32"), (-1, *(self.condition.shape or (1, 1))))
         for layer in self.condition_layers:
             features = layer(features)
-        for axis, (size, coarse) in enumerate(zip(self.grid_shape, self.condition_shape), 1):
+        for axis, (size, coarse) in enumerate(zip(self.shape, self.condition.shape), 1):
             features = ops.repeat(features, -(-size // coarse), axis=axis)
-        height, width = self.grid_shape
+        height, width = self.shape
         return features[:, :height, :width]
 
     def _outside(self, batch, rows=None, columns=None):
@@ -194,22 +184,20 @@ class PixelCNN(Trainable):
             x = layer(x)
         return x, tuple(last)
 
-    def objective(self, x, y=None, training=False):
-        log_probs = ops.log_softmax(self.logits(x, y, training), axis=-1)
-        chosen = ops.one_hot(x, self.levels, dtype="float32")
-        nll = -ops.sum(chosen * log_probs, axis=(1, 2, 3))
-        return {"loss": nll, "nll": nll}
-
-    def log_prob(self, z, condition=None):
-        """Exact log p(z|condition) of symbols (..., height, width): (...), nats."""
-        z = ops.convert_to_tensor(z)
-        lead = tuple(ops.shape(z)[: len(z.shape) - 2])
-        flat = ops.cast(ops.reshape(z, (-1, *self.grid_shape)), "int32")
-        return -ops.reshape(self.objective(flat, condition)["nll"], lead)
+    def log_prob(self, x, y=None):
+        x, y = (
+            ops.convert_to_tensor(x),
+            self.prepare_labels(y if y is None else ops.convert_to_tensor(y)),
+        )
+        lead = tuple(ops.shape(x)[: len(x.shape) - 2])
+        flat = ops.cast(ops.reshape(x, (-1, *self.shape)), "int32")
+        log_probs = ops.log_softmax(self.logits(flat, *given(y)), axis=-1)
+        chosen = ops.one_hot(flat, self.levels, dtype="float32")
+        return ops.reshape(ops.sum(chosen * log_probs, axis=(1, 2, 3)), lead)
 
     # === Sampling ===
 
-    def sample(self, n, condition=None, seed=None, batch_size=64):
+    def sample(self, n, y=None, seed=None, batch_size=64):
         """n grids of symbols, NumPy int32 (n, height, width), pixel after pixel.
 
         A new pixel costs its own way through the horizontal stack, and a new row its own through
@@ -218,31 +206,32 @@ class PixelCNN(Trainable):
 
         Args:
             n: int.
-            condition: (n, *condition_shape) where the model has one.
+            y: one label, or n of them, where the model takes some.
             seed: int, a `SeedGenerator` or None.
             batch_size: int, grids at a time.
         """
         seed = noise_source(seed)
-        generate = self._compiled("generate", self._generate, loops=True)
+        y = self._repeated(y, n)
+        generate = self.compiled_function("generate", self._generate, loops=True)
         parts = []
         for start in range(0, n, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), n - 1)
-            conditions = () if condition is None else (np.asarray(condition)[rows].astype("int32"),)
-            uniform = keras.random.uniform((batch_size, *self.grid_shape), seed=seed)
-            parts.append(generate(ops.convert_to_numpy(uniform), *conditions))
-        return np.concatenate(parts)[:n] if parts else np.zeros((0, *self.grid_shape), "int32")
+            labels = () if y is None else (y[rows].astype("int32"),)
+            uniform = keras.random.uniform((batch_size, *self.shape), seed=seed)
+            parts.append(generate(ops.convert_to_numpy(uniform), *labels))
+        return np.concatenate(parts)[:n] if parts else np.zeros((0, *self.shape), "int32")
 
     def _generate(self, uniform, y=None):
         """Symbols drawn by inversion of their distributions at uniform (batch, height, width)."""
-        batch, (height, width) = ops.shape(uniform)[0], self.grid_shape
+        batch, (height, width) = ops.shape(uniform)[0], self.shape
         no_rows, no_columns = self._outside(batch, columns=width), self._outside(batch, rows=1)
         start = ops.zeros((batch, 1, width, self.stacks[0].channels), self.compute_dtype)
-        features = self.condition(y)
+        features = self.seen(y)
 
         def next_row(row, carry):
             symbols, above, rows = carry
             here = features
-            if self.condition_shape:
+            if self.condition is not None and self.condition.shape:
                 here = ops.take(features, row, axis=1)[:, None]
             links, rows = self._vertical(above, rows, here)
 
@@ -261,11 +250,6 @@ class PixelCNN(Trainable):
 
         first = (ops.zeros((batch, height, width), "int32"), start, no_rows)
         return ops.fori_loop(0, height, next_row, first)[0]
-
-    def get_config(self):
-        own = ("grid_shape", "levels", "filters", "blocks", "kernel_size")
-        own += ("condition_levels", "condition_shape")
-        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
 def _inverted(logits, uniform):

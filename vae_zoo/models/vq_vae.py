@@ -14,9 +14,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from vae_zoo import backend, likelihoods, networks, priors
-from vae_zoo.base import BaseVAE, serialized
-from vae_zoo.quantizers import Codebook, FiniteScalars
+from vae_zoo.engine.replicas import replica_sum
+from vae_zoo.engine.tracking import SetMetric
+from vae_zoo.models.kinds import BaseVAE
+from vae_zoo.parts import domains, likelihoods, networks, priors
+from vae_zoo.parts.posteriors import Certain
+from vae_zoo.parts.quantizers import Codebook, FiniteScalars
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -29,7 +32,7 @@ class VQVAE(BaseVAE):
     codes is -log p(codes): N log K for N places under the uniform one, less once a prior is fitted.
 
     Args:
-        image_shape: (height, width, channels).
+        shape: (height, width, channels).
         codes: int, K, size of the codebook.
         code_dim: int, size of a vector.
         filters: ints, channels after each halving: the grid is the image after all of them.
@@ -44,7 +47,7 @@ class VQVAE(BaseVAE):
         prior: None for uniform codes, or anything with `log_prob` and `sample` of codes.
         seed, skip_threshold: see `Trainable`.
 
-    Input: (batch, *image_shape), uint8 in 0..255 or float in [0, 1].
+    Input: (batch, *shape), uint8 in 0..255 or float in [0, 1].
     Output: float32 of the same shape. Latent: codes, int32 (batch, rows, columns).
     Logs: reconstruction (-log p(x|z_q)), codebook, commitment, kl, elbo (nats per example);
     perplexity and codes_used (share) of all codes of the epoch or of the set evaluated.
@@ -57,12 +60,11 @@ class VQVAE(BaseVAE):
     """
 
     logged = ("reconstruction", "codebook", "commitment", "kl", "elbo")
-    latent_dtype = "int32"
     grid_names = ("",)  # the coarsest grid first
 
     def __init__(
         self,
-        image_shape=(28, 28, 1),
+        shape=(28, 28, 1),
         codes=128,
         code_dim=16,
         filters=(32, 64),
@@ -76,42 +78,53 @@ class VQVAE(BaseVAE):
         restart=0.03,
         levels=None,
         prior=None,
-        **kwargs,
+        *,
+        seed=None,
+        skip_threshold=None,
+        dtype=None,
+        name=None,
     ):
         if levels is not None:
-            new_codebook = lambda: FiniteScalars(levels)  # noqa: E731
             codes, code_dim, commitment = math.prod(levels), len(levels), 0.0
-        else:
-            new_codebook = lambda: Codebook(codes, code_dim, averaged, decay, cosine, restart)  # noqa: E731
         likelihood = likelihoods.get(likelihood)
         if not 0 <= commitment < float("inf"):
             raise ValueError(f"`commitment` must be >= 0. Received: commitment={commitment}")
-        num_parameters = likelihood.num_parameters(networks.check_image_shape(image_shape)[-1])
-        shared = {
-            "filters": filters,
-            "units": None,
-            "activation": activation,
-            "blocks": blocks,
-            "dtype": kwargs.get("dtype"),
-        }
+        shape = networks.check_shape(shape, images=True)
+        networks_of = {"filters": filters, "units": None, "activation": activation}
+        networks_of |= {"blocks": blocks, "dtype": dtype}
         encoded, decoded = self._channels(code_dim, filters)
+        encoder = networks.conv_encoder(shape, encoded, heads=("embedding",), **networks_of)
+        parameters = likelihood.num_parameters(shape[-1])
+        decoder = networks.conv_decoder(decoded, shape, parameters, **networks_of)
+        grids = [domains.Symbols(grid, codes) for grid in self._grids(*decoder.input_shape[1:3])]
+        uniform = [priors.UniformCodes(grid.shape, codes) for grid in grids]
+        codebooks = [
+            FiniteScalars(levels)
+            if levels
+            else Codebook(codes, code_dim, averaged, decay, cosine, restart)
+            for _ in grids
+        ]
         super().__init__(
-            networks.conv_encoder(image_shape, encoded, heads=("embedding",), **shared),
-            networks.conv_decoder(decoded, image_shape, num_parameters, **shared),
-            **kwargs,
+            domains.Images(shape),
+            _one_or_all(grids),
+            likelihood,
+            prior or (uniform[0] if len(grids) == 1 else priors.TopDown(*uniform)),
+            beta=0.0,  # codes are free while training: eq. 3 has no such term
+            parts={"encoder": encoder, "decoder": decoder, "codebooks": codebooks},
+            seed=seed,
+            skip_threshold=skip_threshold,
+            dtype=dtype,
+            name=name,
         )
-        grids = self._grid_shapes(*self.decoder.input_shape[1:3])
-        self.grid_shapes, self.latent_shape = grids, self._latent(grids)
-        self.codebooks = [new_codebook() for _ in grids]
-        self.usages = [CodeUsage(codes, i, name) for i, name in enumerate(self.grid_names)]
-        self.likelihood, self.commitment = likelihood, commitment
+        self.shape = shape
         self.has_learned_prior = prior is not None
-        self.prior = priors.get(prior or self._uniform(grids, codes), None)
-        self.codes, self.code_dim, self.filters = codes, code_dim, tuple(filters)
-        self.blocks, self.activation, self.averaged = blocks, activation, averaged
-        self.decay, self.cosine, self.restart, self.levels = decay, cosine, restart, levels
+        self.usages = [CodeUsage(codes, i, name) for i, name in enumerate(self.grid_names)]
+        self.commitment, self.codes, self.code_dim = commitment, codes, code_dim
+        self.filters, self.blocks, self.activation = tuple(filters), blocks, activation
+        self.averaged, self.decay, self.cosine = averaged, decay, cosine
+        self.restart, self.levels = restart, levels
 
-    # A family with several grids writes these four.
+    # A family with several grids writes these.
 
     @staticmethod
     def _channels(code_dim, filters):
@@ -119,7 +132,7 @@ class VQVAE(BaseVAE):
         return code_dim, code_dim
 
     @staticmethod
-    def _grid_shapes(rows, columns):
+    def _grids(rows, columns):
         """Shapes of all grids of codes, where the decoder takes rows × columns."""
         return [(rows, columns)]
 
@@ -131,34 +144,23 @@ class VQVAE(BaseVAE):
         """Likelihood parameters of the vectors of each grid."""
         return ops.cast(self.decoder(vectors[0], training=training), "float32")
 
-    def _uniform(self, grids, codes):
-        each = [priors.UniformCodes(shape, codes) for shape in grids]
-        return each[0] if len(each) == 1 else priors.TopDown(*each)
-
     @property
     def metrics(self):
-        return [self.means, *self.usages]
+        return [self.tracker, *self.usages]
 
     @property
     def assigned(self):
         return [variable for codebook in self.codebooks for variable in codebook.state]
 
-    def infer(self, x):
-        return self._latent([codes for _, codes, _ in self.quantized(x)])
+    def posterior(self, x, y=None, training=False):
+        return Certain(_one_or_all([codes for _, codes, _ in self.quantized(x, training)]))
 
-    def _latent(self, grids):
-        """Codes as the user sees them: of one grid an array, of several a tuple."""
-        return grids[0] if len(grids) == 1 else tuple(grids)
-
-    def _grids(self, z):
-        return [z] if len(self.codebooks) == 1 else list(z)
-
-    def likelihood_parameters(self, z):
-        """Likelihood parameters of codes."""
-        return self.decoded([c.lookup(codes) for c, codes in zip(self.codebooks, self._grids(z))])
-
-    def generate(self, z):
-        return self.likelihood.mean(self.likelihood_parameters(z), self.image_shape[-1])
+    def likelihood_parameters(self, z, y=None, training=False):
+        grids = z if isinstance(z, tuple) else (z,)
+        vectors = [c.lookup(codes) for c, codes in zip(self.codebooks, grids)]
+        lead = tuple(ops.shape(vectors[0])[:-3])
+        flat = self.decoded([ops.reshape(v, (-1, *v.shape[-3:])) for v in vectors], training)
+        return ops.reshape(flat, (*lead, *flat.shape[1:]))
 
     def start_codebook(self, x, images=2000, seed=0):
         """Puts the codebooks at the k-means centres of what the encoder makes of images x (n, …):
@@ -170,34 +172,24 @@ class VQVAE(BaseVAE):
             codebook.start(z.reshape(-1, codebook.dim), seed)
 
     def _embed(self, x):
-        return tuple(z for z, _, _ in self.quantized(self.images(x)))
+        return tuple(z for z, _, _ in self.quantized(self.domain.tensor(x)))
 
     def objective(self, x, y=None, training=False):
         grids = self.quantized(x, training)
         # The decoder's gradient goes straight through to z.
         straight = [z + ops.stop_gradient(e - z) for z, _, e in grids]
         parameters = self.decoded(straight, training)
-        reconstruction = -self.likelihood.log_prob(x, parameters)
-        codes = self._latent([codes for _, codes, _ in grids])
-        kl = -self.prior.log_prob(codes)
-        squared = lambda a, b: ops.sum(ops.square(a - b), axis=(1, 2, 3))  # noqa: E731
-        outputs = {
-            "reconstruction": reconstruction,
-            "codebook": sum(squared(ops.stop_gradient(z), e) for z, _, e in grids),
-            "commitment": sum(squared(z, ops.stop_gradient(e)) for z, _, e in grids),
-            "kl": kl,
-            "elbo": -reconstruction - kl,
-            "x": x,
-            "parameters": parameters,
-        }
+        kl = -self.prior.log_prob(_one_or_all([codes for _, codes, _ in grids]))
+        outputs = self.bound(x, parameters, kl, training)
+        outputs["codebook"] = sum(_squared(ops.stop_gradient(z), e) for z, _, e in grids)
+        outputs["commitment"] = sum(_squared(z, ops.stop_gradient(e)) for z, _, e in grids)
         for i, (z, codes, _) in enumerate(grids):
             outputs |= {f"z_{i}": z, f"codes_{i}": codes}
-        if not training:
-            return {**outputs, "loss": -outputs["elbo"]}
-        distortion = -self.likelihood.log_prob(x, parameters, self.batch_mean)
-        loss = distortion + self.commitment * outputs["commitment"]
-        averaged = self.codebooks[0].averaged
-        return {**outputs, "loss": loss if averaged else loss + outputs["codebook"]}
+        if training:  # eq. 3
+            loss = outputs["loss"] + self.commitment * outputs["commitment"]
+            averaged = self.codebooks[0].averaged
+            outputs["loss"] = loss if averaged else loss + outputs["codebook"]
+        return outputs
 
     def update_state(self, outputs, weights, training):
         super().update_state(outputs, weights, training)
@@ -207,20 +199,21 @@ class VQVAE(BaseVAE):
                     uniform = self.draw((codebook.size,), "uniform", alike=True)
                     codebook.update(outputs[f"z_{i}"], outputs[f"codes_{i}"], weights, uniform)
 
-    def log_weights(self, x, y=None, num_samples=1, training=False):
-        """log p(x|z_q) + log p(codes), the same for every sample: the posterior is certain."""
-        outputs = self.objective(x, y)
-        return ops.repeat(outputs["elbo"][None], num_samples, axis=0)
+    def terms(self, x, y=None, num_samples=1, training=False):
+        once = super().terms(x, y, 1, training)  # the same for every sample
+        return tuple(ops.repeat(term, num_samples, axis=0) for term in once)
 
-    def interpolate(self, start, end, steps=10):
+    def interpolate(self, start, end, steps=10, y=None):
         """As `LatentModel.interpolate`; the lines run between embeddings, before the codebook."""
         first, last = (self.run("embed", self._embed, np.asarray(x)) for x in (start, end))
 
-        def decode(z):
-            nearest = lambda *z: tuple(c.nearest(part) for c, part in zip(self.codebooks, z))  # noqa: E731
-            return self.decode(self._latent(self.run("nearest", nearest, *z)))
+        def nearest(*z):
+            return tuple(c.nearest(part) for c, part in zip(self.codebooks, z))
 
-        return self._images_between(first, last, steps, decode)
+        def decode(z, y):
+            return self.decode(_one_or_all(self.run("nearest", nearest, *z)))
+
+        return self._between(first, last, steps, y, decode)
 
     def code_nlls(self, x):
         """-log p of the codes of images in [0, 1], grid by grid, each given the coarser one."""
@@ -231,22 +224,24 @@ class VQVAE(BaseVAE):
 
     def code_vectors(self):
         """The vectors of all codes, NumPy (codes, code_dim), of each grid, the coarsest first."""
-        every = lambda c: c.lookup(np.arange(c.size, dtype="int32"))  # noqa: E731
-        return [ops.convert_to_numpy(every(codebook)) for codebook in self.codebooks]
+        every = [np.arange(codebook.size, dtype="int32") for codebook in self.codebooks]
+        return [ops.convert_to_numpy(c.lookup(codes)) for c, codes in zip(self.codebooks, every)]
 
     def get_config(self):
         config = super().get_config()
-        del config["encoder"], config["decoder"]  # built from what follows
-        own = ("image_shape", "codes", "code_dim", "filters", "blocks", "activation", "commitment")
-        own += ("averaged", "decay", "cosine", "restart", "levels")
-        parts = {
-            "likelihood": serialized(self.likelihood),
-            "prior": serialized(self.prior) if self.has_learned_prior else None,
-        }
-        return {**config, **{name: getattr(self, name) for name in own}, **parts}
+        return config if self.has_learned_prior else {**config, "prior": None}
 
 
-class CodeUsage(keras.metrics.Metric):
+def _one_or_all(grids):
+    """What belongs to each grid as the user sees it: of one grid itself, of several a tuple."""
+    return grids[0] if len(grids) == 1 else tuple(grids)
+
+
+def _squared(a, b):
+    return ops.sum(ops.square(a - b), axis=(1, 2, 3))
+
+
+class CodeUsage(SetMetric):
     """Perplexity exp(-sum_k p_k log p_k) and share of the codes chosen, over a whole set.
 
     p_k is the share of places (weighted by their example's weight) at which code k was chosen; a
@@ -261,17 +256,14 @@ class CodeUsage(keras.metrics.Metric):
     def __init__(self, codes, grid=0, suffix=""):
         super().__init__(name=f"usage{suffix}", dtype="float32")
         self.grid, self.suffix = grid, suffix
-        # Equal on all replicas, so that the first one speaks for all.
-        self.counts = self.add_variable(
-            (codes,), "zeros", aggregation="only_first_replica", name="counts"
-        )
+        self.counts = self.add((codes,), "counts")
 
     def update_state(self, outputs, weights, accepted=True):
         weights = weights * ops.cast(accepted, "float32")
         codes = outputs[f"codes_{self.grid}"]
         weights = ops.repeat(weights, math.prod(codes.shape[1:]))
         chosen = ops.one_hot(ops.reshape(codes, (-1,)), self.counts.shape[0], dtype="float32")
-        self.counts.assign_add(backend.replica_sum(ops.matmul(weights[None], chosen)[0]))
+        self.counts.assign_add(replica_sum(ops.matmul(weights[None], chosen)[0]))
 
     def result(self):
         p = self.counts / ops.maximum(ops.sum(self.counts), 1e-9)

@@ -9,8 +9,8 @@ the priors are gated PixelCNNs without attention; terms are sums, as in `VQVAE`.
 import keras
 from keras import layers, ops
 
-from vae_zoo import networks
 from vae_zoo.models.vq_vae import VQVAE
+from vae_zoo.parts import networks
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -22,7 +22,7 @@ class VQVAE2(VQVAE):
     sees both. Its prior is `priors.TopDown`: p(top) p(bottom|top).
 
     Args:
-        image_shape: (height, width, channels).
+        shape: (height, width, channels).
         codes, code_dim: ints, of both codebooks (512 and 64 in the paper).
         filters: ints, channels after each halving: the bottom grid is the image after all of them,
             the top grid half of that.
@@ -41,9 +41,49 @@ class VQVAE2(VQVAE):
 
     grid_names = ("_top", "_bottom")
 
-    def __init__(self, image_shape=(64, 64, 3), codes=256, code_dim=32, filters=(32, 64), **kwargs):
-        super().__init__(image_shape, codes, code_dim, filters, **kwargs)
-        dtype, code_dim = kwargs.get("dtype"), self.codebooks[0].dim  # as finite scalars have it
+    def __init__(
+        self,
+        shape=(64, 64, 3),
+        codes=256,
+        code_dim=32,
+        filters=(32, 64),
+        blocks=1,
+        activation="relu",
+        likelihood="gaussian",
+        commitment=0.25,
+        averaged=False,
+        decay=0.99,
+        cosine=False,
+        restart=0.03,
+        levels=None,
+        prior=None,
+        *,
+        seed=None,
+        skip_threshold=None,
+        dtype=None,
+        name=None,
+    ):
+        super().__init__(
+            shape,
+            codes,
+            code_dim,
+            filters,
+            blocks,
+            activation,
+            likelihood,
+            commitment,
+            averaged,
+            decay,
+            cosine,
+            restart,
+            levels,
+            prior,
+            seed=seed,
+            skip_threshold=skip_threshold,
+            dtype=dtype,
+            name=name,
+        )
+        code_dim = self.codebooks[0].dim  # as finite scalars have it
         rows, columns = self.latent_shape[1]
         half = {
             "filters": self.filters[-1:],
@@ -63,7 +103,7 @@ class VQVAE2(VQVAE):
         return filters[-1], 2 * code_dim
 
     @staticmethod
-    def _grid_shapes(rows, columns):
+    def _grids(rows, columns):
         return [(-(-rows // 2), -(-columns // 2)), (rows, columns)]
 
     def quantized(self, x, training=False):

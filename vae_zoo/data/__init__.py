@@ -1,0 +1,274 @@
+"""Every data set by name: embedded ones, `.npz` files, folders of images, TensorFlow Datasets.
+
+`load(name, split)` returns uint8 images and integer labels. Files are named, not located:
+`$VAE_ZOO_DATA` is where names are looked up, `$TFDS_DATA_DIR` holds sets that TensorFlow Datasets
+has prepared, and `$VAE_ZOO_CACHE` (`~/.cache/vae_zoo`) keeps what was read from there, so that JAX
+and PyTorch train on it without TensorFlow.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+
+from vae_zoo.data import folders, tfds
+from vae_zoo.data.shapes import Shapes
+from vae_zoo.engine.batches import Batches
+
+__all__ = ["EMBEDDED", "SPLITS", "Batches", "Shapes", "binarize", "fingerprint", "load"]
+
+
+SPLITS = ("train", "validation", "test")
+EMBEDDED = ("digits", "shapes")
+
+
+def load(name, split="train", seed=0):
+    """One split of a data set.
+
+    Args:
+        name: str or path: "digits", "shapes", a `.npz` file, a folder of images, the name of
+            either in `$VAE_ZOO_DATA`, or an image data set of TensorFlow Datasets ("mnist"); the
+            first that exists, in this order.
+        split: "train", "validation" or "test"; disjoint, together the whole set.
+        seed: int, fixes the splits of a set that has none of its own.
+
+    Returns:
+        (x, y): x uint8 (N, height, width, channels) in 0..255 (`Shapes` for "shapes"), y int32
+        (N,), or None without labels.
+
+    Raises:
+        ValueError: unknown name or split, or content that is not such images.
+        FileNotFoundError: `name` is a path and nothing is there.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
+    name = os.fspath(name)
+    if name == "digits":
+        x, y = _digits(split, seed)
+    elif name == "shapes":
+        x, y = _shapes(split, seed)
+    elif path := _local(name):
+        x, y = (_npz if path.is_file() else _folder)(path, split, seed)
+    elif not name or name.endswith(".npz") or name.startswith((".", "~", os.sep)):
+        raise FileNotFoundError(f"`name` must be a data set or an existing path. Received: {name=}")
+    else:
+        x, y = _npz(tfds.cached(name, EMBEDDED), split, seed)
+    if not len(x):
+        raise ValueError(f"`name` must have images in every split. Received: {name=}, {split=}")
+    return x, y
+
+
+def binarize(x, seed=777):
+    """One fixed draw from Bernoulli(x / 255) for each pixel ("static" binarisation).
+
+    Grey levels as Bernoulli targets are not a likelihood. Validation and test images are drawn
+    once, here, and so are the same for every model; training draws anew at every step.
+
+    Args:
+        x: uint8, any shape, in 0..255.
+        seed: int; the same `x` and `seed` give the same bits.
+
+    Returns:
+        uint8 of the same shape, 0 or 255.
+    """
+    x = x[:]
+    if x.dtype != np.uint8:
+        raise ValueError(f"`x` must be uint8. Received: dtype={x.dtype}")
+    # P(r < x) = x / 255 exactly, for r uniform over 0..254: no rounding, and 0 and 255 are certain.
+    r = np.random.default_rng(seed).integers(0, 255, x.shape, np.uint8)
+    return np.where(r < x, 255, 0).astype(np.uint8)
+
+
+def fingerprint(x):
+    """First 16 hex digits of the sha256 of the shape and the bytes of `x` (array or `Shapes`)."""
+    digest = hashlib.sha256(repr(tuple(int(n) for n in x.shape)).encode())
+    for start in range(0, len(x), 4096):  # a part at a time: the lazy set is 3 GB
+        digest.update(np.ascontiguousarray(x[start : start + 4096]))
+    return digest.hexdigest()[:16]
+
+
+def _shapes(split, seed):
+    n = len(Shapes())
+    x = Shapes(_deal(n, seed, (8, 1, 1), n)[SPLITS.index(split)])
+    return x, x.factors()[:, 1].astype(np.int32)
+
+
+def _digits(split, seed):
+    """scikit-learn's 1,797 digits of 8 x 8 in 0..16, at 28 x 28: 1,297 / 200 / 300, stratified.
+
+    Enlarging smears an edge over several pixels; the contrast is raised until strokes are as crisp
+    as MNIST's, so that bits drawn from the grey levels look like digits too.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    resize = functools.partial(Image.Image.resize, size=(28, 28), resample=Image.Resampling.BICUBIC)
+    x = np.stack([resize(Image.fromarray(image)) for image in grey])[..., None]
+    x = np.clip((x.astype("int32") - 128) * 4 + 128, 0, 255).astype(np.uint8)
+    y = digits.target.astype(np.int32)
+    rest, test = train_test_split(np.arange(len(y)), test_size=300, stratify=y, random_state=seed)
+    train, held = train_test_split(rest, test_size=200, stratify=y[rest], random_state=seed)
+    index = {"train": train, "validation": held, "test": test}[split]
+    return x[index], y[index]
+
+
+# === Splits ===
+
+
+def _deal(n, seed, shares, blocks):
+    """Index arrays that part range(n) by `shares` (ints), `blocks` runs of neighbours dealt whole.
+
+    blocks = n deals the examples one by one.
+    """
+    rank = np.random.default_rng(seed).permutation(blocks)[np.arange(n) * blocks // n]
+    order = np.argsort(rank, kind="stable")
+    ends = [-(-share * blocks // sum(shares)) for share in np.cumsum(shares)[:-1]]
+    return np.split(order, np.searchsorted(rank[order], ends))
+
+
+def _part(available, read, split, seed):
+    """(x, y) of `split`, where `read(name)` reads one of the `available` splits, `read(None)` all.
+
+    A set without splits is dealt 80/10/10; a missing validation split is cut from train.
+    """
+    if split in available and (split != "train" or "validation" in available):
+        return read(split)
+    if available and (split == "test" or "train" not in available):
+        raise ValueError(f"`split` must be one of {sorted(available)}. Received: split={split!r}")
+    x, y = read("train" if available else None)
+    held = min(len(x) // 6, 10_000)
+    shares = (len(x) - held, held) if available else (8, 1, 1)
+    # Unlabelled images are often the frames of a film, whose neighbours are nearly equal: dealt
+    # one by one, the test split would be known from training. So whole runs of frames are dealt.
+    blocks = len(x) if y is not None else min(len(x), max(40, len(x) // 1000))
+    rows = _deal(len(x), seed, shares, blocks)[SPLITS.index(split)]
+    return x[rows], None if y is None else y[rows]
+
+
+# === Files ===
+
+
+def _local(name):
+    """Path of the `.npz` or the folder that `name` says, or None."""
+    root = os.environ.get("VAE_ZOO_DATA")
+    paths = [pathlib.Path(name).expanduser()] if name else []
+    if name and root:
+        paths += [pathlib.Path(root, name + ".npz"), pathlib.Path(root, name)]
+    found = (p for p in paths if p.is_dir() or (p.suffix == ".npz" and p.is_file()))
+    return next(found, None)
+
+
+def _npz(path, split, seed):
+    """Keys `x_<split>`, `y_<split>`; or `x` or `images`, with `y` or `labels`, and `is_test`."""
+    try:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
+            return _part(*_reader(archive, path), split, seed)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise ValueError(f"`name` must be a sound .npz file. Received: {path} ({error})") from error
+
+
+def _reader(archive, path):
+    keys = set(archive.files)
+    available = {split for split in SPLITS if f"x_{split}" in keys}
+    image_key = next((key for key in ("x", "images") if key in keys), None)
+    label_key = next((key for key in ("y", "labels") if key in keys), None)
+
+    def read_split(split):
+        x = _images(archive[f"x_{split}"], path)
+        return x, _labels(archive, f"y_{split}", len(x), path)
+
+    def read_whole(split):
+        x = _images(archive[image_key], path)
+        y = _labels(archive, label_key, len(x), path)
+        if split is None:
+            return x, y
+        rows = np.atleast_1d(archive["is_test"]) == (split == "test")
+        if rows.shape != (len(x),):
+            raise ValueError(
+                f"`is_test` must be {len(x)} bools. Received: {path} with {rows.shape}"
+            )
+        return x[rows], None if y is None else y[rows]
+
+    if available:
+        return available, read_split
+    if image_key is None:
+        raise ValueError(
+            f"`name` must hold `x_train` and `x_test`, `x` or `images`. "
+            f"Received: {path} with keys {sorted(keys)}"
+        )
+    return {"train", "test"} if "is_test" in keys else set(), read_whole
+
+
+def _images(x, path):
+    if x.ndim not in (3, 4) or not (x.dtype == np.uint8 or x.dtype.kind == "f"):
+        raise ValueError(
+            f"`name` must hold uint8, or float in [0, 1], images (N, height, width[, channels]). "
+            f"Received: {path} with {x.dtype} {x.shape}"
+        )
+    if x.dtype != np.uint8:
+        low, high = (x.min(), x.max()) if x.size else (0, 0)
+        if not (low >= 0 and high <= 1):  # NaN fails too
+            raise ValueError(f"`name` must be in [0, 1]. Received: {path} in [{low}, {high}]")
+        x = np.round(x * 255).astype(np.uint8)
+    return x if x.ndim == 4 else x[..., None]
+
+
+def _labels(archive, key, n, path):
+    if key not in archive.files:
+        return None
+    y = archive[key]
+    if y.dtype.kind not in "iu" or y.shape not in ((n,), (n, 1)):
+        raise ValueError(f"`{key}` must be {n} integers. Received: {path} with {y.dtype} {y.shape}")
+    return y.reshape(n).astype(np.int32)
+
+
+def _folder(root, split, seed):
+    """PNG, JPEG, BMP and WebP images at any depth; class folders give labels."""
+    names = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+    inside = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    roots = {names[p.name]: p for p in inside if p.name in names}
+    if len(roots) < 2:  # a set without splits, maybe all in one folder; or a class named "train"
+        root, roots = inside[0] if roots and len(inside) == 1 else root, {}
+    files = {split: folders.files_of(folder) for split, folder in roots.items()}
+    files = files or {None: folders.files_of(root)}
+    roots = roots or {None: root}
+    parts = {s: [p.relative_to(roots[s]).parts for p in files[s]] for s in files}
+    labelled = all(len(part) > 1 for s in parts for part in parts[s])
+    classes = sorted({part[0] for s in parts for part in parts[s]})
+
+    def read(split):
+        x, kept = _read_images(files[split], roots[split])
+        y = [classes.index(parts[split][i][0]) for i in kept] if labelled else None
+        return x, None if y is None else np.array(y, np.int32)
+
+    return _part(set(files) - {None}, read, split, seed)
+
+
+def _read_images(files, folder):
+    """Images uint8 (n, height, width, 1 or 3), and the places in `files` of those that it read."""
+    images, kept, broken = [], [], []
+    for i, file in enumerate(files):
+        try:
+            image = folders.read(file)
+        except folders.UNREADABLE:
+            broken.append(file)
+            continue
+        if images and image.shape[:2] != images[0].shape[:2]:
+            sizes = [f"{file} {image.shape[:2]}", f"{files[kept[0]]} {images[0].shape[:2]}"]
+            raise ValueError(f"`name` must hold images of one size: resize them. Received: {sizes}")
+        images.append(image)
+        kept.append(i)
+    if broken:
+        warnings.warn(f"Skipped {len(broken)} unreadable images, first {broken[0]}", stacklevel=2)
+    if not images:
+        raise ValueError(f"`name` must hold PNG, JPEG, BMP or WebP images. Received: {folder}")
+    channels = max(image.shape[2] for image in images)
+    return np.stack([np.broadcast_to(x, (*x.shape[:2], channels)) for x in images]), kept

@@ -1,0 +1,190 @@
+"""Files that any backend loads: configs from signatures, portable optimizers, noise states."""
+
+import contextlib
+import functools
+import inspect
+import math
+import pathlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from vae_zoo import files
+
+
+def restore(value):
+    """The object behind its serialised form (a dict with a class name); anything else as it is."""
+    if isinstance(value, dict) and "class_name" in value:
+        return keras.saving.deserialize_keras_object(value)
+    return value
+
+
+def serialized(value):
+    """What `restore` takes: numbers, names and tuples as they are, objects as their config, without
+    the optimizer of a model that was trained on its own."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple(map(serialized, value))
+    config = keras.saving.serialize_keras_object(value)
+    if isinstance(config, dict):
+        config.pop("compile_config", None)
+    return config
+
+
+def own_keywords(cls):
+    """Names of the keywords that a class's constructor writes out."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    return [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+
+
+def keywords(cls):
+    """The same, those of its parents included where it hands `**kwargs` on to them."""
+    names = []
+    for one in cls.__mro__:
+        if one is keras.Model:
+            break
+        if "__init__" not in vars(one):
+            continue
+        names += own_keywords(one)
+        kinds = {p.kind for p in inspect.signature(one.__init__).parameters.values()}
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return list(dict.fromkeys(names))
+
+
+@contextlib.contextmanager
+def weight_budget(elements):
+    """Context in which layers may ask for no more elements of weights than that, all together;
+    `ValueError` before the first one too many is made."""
+    layer, left = keras.layers.Layer, [elements]
+    before = layer.add_weight
+
+    @functools.wraps(before)
+    def add_weight(self, shape=None, *args, **kwargs):
+        left[0] -= math.prod(shape or ())
+        if left[0] < 0:
+            raise ValueError(f"its config asks for more weights than the {elements:,} it holds")
+        return before(self, shape, *args, **kwargs)
+
+    layer.add_weight = add_weight
+    try:
+        yield
+    finally:
+        layer.add_weight = before
+
+
+# Keywords of files of version 0.1, which knew images only.
+OLD_KEYWORDS = {"image_shape": "shape", "grid_shape": "shape"}
+
+
+def translated(config, taken):
+    """The config of a file of any version, in the keywords of this one.
+
+    Args:
+        config: dict.
+        taken: names of the keywords that the class takes.
+    """
+    new = {}
+    for name, value in config.items():
+        current = OLD_KEYWORDS.get(name, name)
+        new[name if name in taken else current if current in taken else name] = value
+    if "condition_levels" in new and "condition" in taken:
+        levels, shape = new.pop("condition_levels"), new.pop("condition_shape", ())
+        new["condition"] = levels or None
+        if levels and shape:
+            symbols = {"shape": shape, "levels": levels}
+            new["condition"] = {"class_name": "vae_zoo>Symbols", "config": symbols}
+            new["condition"] |= {"module": None, "registered_name": "vae_zoo>Symbols"}
+    return new
+
+
+class SavedModel(keras.Model):
+    """A Keras model whose file, written whole or not at all, loads on every backend and holds all
+    that training goes on from, noise included.
+
+    Its config is its constructor's keywords, each kept in an attribute of the same name.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        model = super().__new__(cls, *args, **kwargs)
+        model.__dict__["_passed"] = tuple(kwargs)  # what `**kwargs` hands on to a parent
+        return model
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Keras's `save`, but whole or not at all: half a file never replaces a good one."""
+        path = pathlib.Path(filepath)
+        if path.suffix != ".keras":
+            raise ValueError(f"`filepath` must end in .keras. Received: {filepath}")
+        if path.exists() and not overwrite:
+            raise ValueError(f"{path} exists; pass overwrite=True to replace it.")
+        with files.replacing(path) as partial:
+            super().save(partial, **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        missing = []
+        for name in dict.fromkeys((*own_keywords(type(self)), *self._passed)):
+            if name in ("name", "dtype", "trainable"):
+                continue
+            if hasattr(self, name):
+                config[name] = serialized(getattr(self, name))
+            else:
+                missing.append(name)
+        if missing and type(self).get_config is SavedModel.get_config:
+            raise ValueError(
+                f"{type(self).__name__} must keep its keyword {missing[0]!r} in the attribute "
+                f"self.{missing[0]}, or write get_config"
+            )
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        taken = keywords(cls)
+        config = translated(config, taken)
+        trainable = config.pop("trainable", True)
+        if isinstance(config.get("dtype"), dict):
+            config["dtype"] = restore(config["dtype"])
+        model = cls(**config)
+        if not trainable:
+            model.trainable = False
+        return model
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return None
+        if not self.optimizer.built:  # what is loaded has a built one, whose file must fit it
+            self.optimizer.build(self.trainable_variables)
+        # How a step is compiled is the business of the backend that runs it, not of the file.
+        return _portable({"optimizer": super().get_compile_config()["optimizer"]})
+
+    def compile_from_config(self, config):
+        self.compile(keras.saving.deserialize_keras_object(_portable(config)["optimizer"]))
+        self.optimizer.build(self.trainable_variables)
+
+    def _noise_states(self):
+        return [v for v in self.variables if v.path.endswith("seed_generator_state")]
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        states = [ops.convert_to_numpy(v) for v in self._noise_states()]
+        store["noise"] = np.stack(states).astype("int64")  # Keras leaves it out
+
+    def load_own_variables(self, store):
+        store = {key: store[key] for key in store.keys()}
+        states = np.asarray(store.pop("noise", []))
+        super().load_own_variables(store)
+        for variable, state in zip(self._noise_states(), states):
+            variable.assign(state)
+
+
+def _portable(config):
+    """A compile config for any backend: PyTorch's own optimizer classes become Keras's."""
+    if not isinstance(config, dict):
+        return config
+    config = {key: _portable(value) for key, value in config.items()}
+    module = str(config.get("module"))
+    if module.startswith("keras.src.backend.") and ".optimizers." in module:
+        config.update(module="keras.optimizers", registered_name=None)
+    return config

@@ -1,0 +1,71 @@
+"""What looks on while a model trains."""
+
+import warnings
+
+import keras
+import numpy as np
+
+from vae_zoo.lab import metrics
+
+
+class NoticeCollapse(keras.callbacks.Callback):
+    """Warns once where a trained VAE ignores nearly all of its latents: posterior collapse.
+
+    Looks every tenth epoch and at the last. Fewer than a tenth of the units active
+    (`metrics.active_units`), at the end or twice without a new one in between, is a warning that
+    says which latents carry the KL, and what to change. Bowman et al. 2016, arXiv:1511.06349,
+    section 3.1.
+
+    Args:
+        x: examples, a few hundred held-out ones.
+        epochs: int, of the whole run.
+        y: their labels, where the model takes some.
+    """
+
+    def __init__(self, x, epochs, y=None):
+        super().__init__()
+        self.x, self.y, self.epochs = x, y, epochs
+        self.warned, self.before = False, None
+
+    def on_epoch_end(self, epoch, logs=None):
+        last = epoch + 1 == self.epochs
+        if self.warned or not (last or (epoch + 1) % 10 == 0):
+            return
+        active, size = metrics.active_units(self.model.encode(self.x, self.y))
+        few = active < max(1, size / 10)
+        stuck = self.before is not None and active <= self.before
+        self.before = active if few else None  # a young model may still wake up
+        if few and (last or stuck):
+            self.warned = True
+            kl = keras.tree.flatten(self.model.kl_per_latent(self.x, self.y))
+            kl = np.sort(np.concatenate([group.ravel() for group in kl]))[::-1]
+            warnings.warn(
+                f"Posterior collapse: {active} of {size} latents are active after epoch "
+                f"{epoch + 1}; the KL is {kl.sum():.2f} nats, of which the first latents carry "
+                f"{', '.join(f'{value:.2f}' for value in kl[:3])}. The decoder ignores the rest. "
+                "Lower beta, raise it more slowly (a longer warm-up), or give the latents free "
+                "bits.",
+                stacklevel=2,
+            )
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Every logged term as a curve for TensorBoard, without TensorFlow (which Keras's own needs).
+
+    Args:
+        folder: path, for the event files.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        try:
+            from tensorboard.summary import DirectoryOutput, Writer
+        except ImportError:
+            raise ImportError("--tensorboard needs pip install 'vae_zoo[tensorboard]'") from None
+        self.writer = Writer(DirectoryOutput(str(folder)))
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in logs.items():
+            split = "validation" if name.startswith("val_") else "train"
+            self.writer.add_scalar(f"{name.removeprefix('val_')}/{split}", value, step=epoch + 1)
+        self.writer.flush()

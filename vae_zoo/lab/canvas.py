@@ -1,0 +1,130 @@
+"""What every picture is drawn with: pixels, sheets of images, figures, one way to write them.
+
+A pixel of an image becomes a square of whole pixels of the picture, never smoothed, and NaN is
+magenta: nothing that a model gets wrong is hidden by the drawing. Figures are made without pyplot,
+so no window, no display and no global state is involved.
+"""
+
+import io
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+from vae_zoo import files
+
+DPI = 100
+TILE = 84  # pixels, about: the longer side of an image in a grid
+GAP, GROUP_GAP, MARGIN = 3, 12, 10  # pixels between images, between groups of rows, around all
+CHARACTER, LINE = 7, 15  # pixels, about: width and height of a letter of 8 points
+NAN_COLOUR = (255, 0, 255)
+INK, TRAINING, VALIDATION = "#333333", "#1f5fa8", "#e07b00"
+
+
+def rgb(images):
+    """(n, height, width[, 1 or 3]) of float in [0, 1], bool or uint8 -> uint8 (n, h, w, 3)."""
+    images = np.asarray(images)
+    shape, kind = images.shape, images.dtype
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise ValueError(
+            "Images must have the shape (n, height, width) or (n, height, width, channels) with 1 "
+            f"or 3 channels. Received: shape={shape}"
+        )
+    if kind.kind not in "fb" and kind != np.uint8:
+        raise ValueError(f"Images must be float in [0, 1] or uint8. Received: dtype={kind}")
+    undefined = np.isnan(images).any(axis=-1)
+    if kind != np.uint8:
+        images = np.nan_to_num(images.astype("float32"))
+        images = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype("uint8")
+    images = np.repeat(images, 3 // images.shape[3], axis=3)
+    images[undefined] = NAN_COLOUR
+    return images
+
+
+def in_rows(images, columns):
+    """(n, height, width, 3) -> (rows, columns, height, width, 3), white where there is no image."""
+    rows = -(-len(images) // columns)
+    blank = np.full((rows * columns - len(images), *images.shape[1:]), 255, "uint8")
+    return np.concatenate([images, blank]).reshape(rows, columns, *images.shape[1:])
+
+
+def enlarged(image, scale):
+    """Each pixel of (height, width, 3) as a square of scale x scale."""
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def sheet(tiles, path, caption=None, titles=None, labels=()):
+    """Draw tiles of uint8 (rows, columns, height, width, 3) pixel by pixel, and the words around.
+
+    `titles` stand above the tiles, in order, as far as they reach; `labels` stand at the left of
+    the rows, over and over, with some space between one set of labels and the next.
+    """
+    rows, columns, height, width, _ = tiles.shape
+    scale = max(1, round(TILE / max(height, width)))
+    height, width = height * scale, width * scale
+    titles = [] if titles is None else [str(title) for title in titles]
+    left = MARGIN + max((CHARACTER * len(label) + GAP for label in labels), default=0)
+    page_width = left + columns * (width + GAP) - GAP + MARGIN
+    page_width = max(page_width, 40 * CHARACTER) if caption else page_width
+    lines = textwrap.wrap(caption or "", (page_width - 2 * MARGIN) // CHARACTER)
+
+    words = []  # (x, y of the centre, text, horizontal alignment), in pixels from the top left
+    places = []  # (y, x) of each tile's corner
+    y = MARGIN
+    for row in range(rows):
+        row_titles = titles[row * columns : (row + 1) * columns]
+        y += LINE if row_titles else 0
+        for column in range(columns):
+            places.append((y, left + column * (width + GAP)))
+        for title, (_, x) in zip(row_titles, places[-columns:], strict=False):
+            words.append((x + width / 2, y - LINE / 2 - 1, title, "center"))
+        if labels:
+            label = labels[row % len(labels)]
+            words.append((left - 2 * GAP, y + height / 2, label, "right"))
+        y += height + (GROUP_GAP if labels and (row + 1) % len(labels) == 0 else GAP)
+    bottom = places[-1][0] + height + MARGIN
+    for number, line in enumerate(lines):
+        words.append((MARGIN, bottom + LINE * (number + 0.5), line, "left"))
+    page_height = bottom + (LINE * len(lines) + MARGIN if lines else 0)
+
+    page = np.full((page_height, page_width, 3), 255, "uint8")
+    for tile, (y, x) in zip(tiles.reshape(-1, *tiles.shape[2:]), places, strict=True):
+        page[y : y + height, x : x + width] = enlarged(tile, scale)
+    figure = figure_of(page_width, page_height)
+    figure.figimage(page)
+    style = {"fontsize": 8, "color": INK, "va": "center", "parse_math": False}
+    for x, y, text, align in words:
+        figure.text(x / page_width, 1 - y / page_height, text, ha=align, **style)
+    return save(figure, path)
+
+
+def figure_of(width, height, **kwargs):
+    """An empty figure of width x height pixels."""
+    from matplotlib.figure import Figure
+
+    # The tenth of a pixel keeps rounding from making the picture one pixel smaller.
+    return Figure(figsize=((width + 0.1) / DPI, (height + 0.1) / DPI), dpi=DPI, **kwargs)
+
+
+def tidy(axes):
+    """Small, grey letters; no frame at the top and the right."""
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.xaxis.label.set(size=9, color=INK)
+    axes.yaxis.label.set(size=9, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure, path):
+    """Write the PNG, small, whole or not at all; equal figures give equal bytes."""
+    from PIL import Image
+
+    drawn, picture = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    image = Image.open(drawn).convert("RGB")
+    if colours := image.getcolors(256):  # without loss
+        image = image.quantize(len(colours), dither=Image.Dither.NONE)
+    image.save(picture, "PNG", optimize=True)
+    files.write_bytes(path, picture.getvalue())
+    return Path(path)

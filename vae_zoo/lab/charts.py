@@ -1,0 +1,124 @@
+"""Pictures of many runs: searches, and classifiers with few labels. `plots` hands them on."""
+
+import math
+
+import numpy as np
+
+from vae_zoo.lab.canvas import TRAINING, VALIDATION, figure_of, save, tidy
+
+
+def accuracies(values, path):
+    """Accuracy over the number of labels a class, one line a way of learning, its spread shaded.
+
+    Args:
+        values: dict, way -> {number of labels: accuracies of several draws}.
+        path: the PNG to write.
+    """
+    figure = figure_of(560, 380, layout="constrained")
+    axes = figure.subplots()
+    for way, by_labels in values.items():
+        labels = sorted(by_labels)
+        means = np.array([np.mean(by_labels[n]) for n in labels])
+        spreads = np.array([np.std(by_labels[n]) for n in labels])
+        (line,) = axes.plot(labels, means, marker="o", markersize=4, label=way)
+        axes.fill_between(
+            labels, means - spreads, means + spreads, color=line.get_color(), alpha=0.2
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(labels, [f"{n:,}" for n in labels])
+    axes.minorticks_off()
+    axes.set(xlabel="labels a class", ylabel="accuracy")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")  # where more labels are not
+    tidy(axes)
+    return save(figure, path)
+
+
+def rate_distortion(rows, path):
+    """Rate and distortion of trials, by their β where it differs, with the Pareto front: no trial
+    has less of both.
+
+    Args:
+        rows: dicts with "rate" and "distortion" (nats), and "beta" or none; others are left out.
+        path: the PNG to write.
+    """
+    rows = [row for row in rows if row.get("rate") is not None]
+    rate, distortion = (np.array([row[name] for row in rows]) for name in ("rate", "distortion"))
+    front = [i for i in np.argsort(rate) if (distortion[rate < rate[i]] > distortion[i]).all()]
+    figure = figure_of(520, 400, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rate[front], distortion[front], color=VALIDATION, label="Pareto front", zorder=1)
+    beta = [row.get("beta") for row in rows]
+    if None in beta:
+        axes.scatter(rate, distortion, s=22, color=TRAINING, zorder=2)
+    else:
+        points = axes.scatter(rate, distortion, s=22, c=np.log10(beta), cmap="viridis", zorder=2)
+        figure.colorbar(points, label="log10 β")
+    axes.set(xlabel="rate, nats", ylabel="distortion, nats")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.legend(fontsize=8, frameon=False)
+    tidy(axes)
+    return save(figure, path)
+
+
+def search(rows, names, objective, path):
+    """The objective of trials over each of their settings, a panel each.
+
+    Args:
+        rows: dicts of settings and numbers, as `tuning.table` returns them; those without the
+            objective are left out.
+        names: of the settings.
+        objective: the name of the number on the vertical axis.
+        path: the PNG to write.
+    """
+    rows = [row for row in rows if row.get(objective) is not None]
+    columns = min(3, len(names))
+    figure = figure_of(300 * columns, 260 * math.ceil(len(names) / columns), layout="constrained")
+    for position, name in enumerate(names, start=1):
+        axes = figure.add_subplot(math.ceil(len(names) / columns), columns, position)
+        values = np.array([row[name] for row in rows], "float64")
+        axes.scatter(values, [row[objective] for row in rows], s=18, color=TRAINING)
+        if _spans_magnitudes(values):
+            axes.set_xscale("log")
+            ticks = np.geomspace(values.min(), values.max(), 4)
+            axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+            axes.minorticks_off()
+        axes.set(xlabel=name, ylabel=objective)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        tidy(axes)
+    return save(figure, path)
+
+
+def parallel(rows, names, objective, path):
+    """Parallel coordinates: a line a trial through its settings and its objective, the best dark.
+
+    Args:
+        rows, names, objective, path: see `search`; rows come best first.
+    """
+    rows = [row for row in rows if row.get(objective) is not None]
+    names = [*names, objective]
+    table = np.array([[row[name] for name in names] for row in rows], "float64")
+    scaled = np.empty_like(table)
+    for column, values in enumerate(table.T):
+        if _spans_magnitudes(values):
+            values = np.log(values)
+        scaled[:, column] = (values - values.min()) / (np.ptp(values) or 1.0)
+    figure = figure_of(130 * len(names) + 80, 360, layout="constrained")
+    axes = figure.subplots()
+    for rank, line in reversed(list(enumerate(scaled))):
+        shade = rank / max(1, len(rows) - 1)
+        axes.plot(line, color=str(0.1 + 0.75 * shade), linewidth=2.0 - 1.4 * shade)
+    ends = [
+        f"{name}\n{low:.3g} to {high:.3g}"
+        for name, low, high in zip(names, table.min(axis=0), table.max(axis=0))
+    ]
+    axes.set_xticks(range(len(names)), ends)
+    axes.set_yticks([])
+    axes.grid(alpha=0.4, axis="x")
+    tidy(axes)
+    return save(figure, path)
+
+
+def _spans_magnitudes(values):
+    """Whether values are better read on a logarithmic axis."""
+    return values.min() > 0 and values.max() > 8 * values.min()

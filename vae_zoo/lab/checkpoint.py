@@ -1,0 +1,120 @@
+"""All that a run goes on from, in one file."""
+
+import io
+import json
+import pathlib
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+from vae_zoo import files
+from vae_zoo.engine import replicas
+
+
+def seconds_of(output):
+    """Seconds of training of the run in a folder, over all of its resumed parts."""
+    with np.load(pathlib.Path(output, "checkpoint.npz")) as checkpoint:
+        return float(checkpoint["seconds"])
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """All that the next epoch depends on, in one file, written whole or not at all.
+
+    The file holds every variable of the model and its optimizer (weights, moments, iterations, loss
+    scale, noise states), the history, and the best weights so far with their epoch.
+
+    Args:
+        output: folder, for `checkpoint.npz` and `history.csv`.
+        model: compiled model.
+        batches: `data.Batches`, whose order is a function of (seed, epoch).
+        stopping: `EarlyStopping` callback, which comes before this one.
+        settings: dict that JSON can hold, what a resumed run must have too.
+        averaging: list, of the callback that puts averaged weights in the place of the model's at
+            the end of an epoch, before this one.
+        limit: None, or float, seconds of training after which to stop.
+    """
+
+    def __init__(self, output, model, batches, stopping, settings, averaging=(), limit=None):
+        super().__init__()
+        self.averaging, self.limit = averaging, limit
+        if limit is not None:  # each process has measured its own
+            self.limit = replicas.number_from_first(limit)
+        self.settings = json.loads(json.dumps(settings))
+        self.path, self.table = output / "checkpoint.npz", output / "history.csv"
+        for leftover in output.glob(".checkpoint.*.npz"):  # of a run killed while it wrote
+            leftover.unlink()
+        self.of, self.batches, self.stopping = model, batches, stopping
+        self.epoch, self.history, self.stopped, self.resumed = 0, {}, False, None
+        self.seconds, self.since = 0.0, time.monotonic()
+
+    def _variables(self):
+        return {id(v): v for v in [*self.of.variables, *self.of.optimizer.variables]}.values()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epoch = epoch + 1
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        self.seconds += time.monotonic() - self.since  # of training, over all resumed parts
+        self.since = time.monotonic()
+        if self.limit is not None:
+            # All processes stop at the same epoch.
+            self.seconds = replicas.number_from_first(self.seconds)
+            if self.seconds >= self.limit:
+                self.of.stop_training = True
+        state = {
+            "epoch": self.epoch,
+            "stopped": self.of.stop_training,
+            "history": self.history,
+            "best": None if self.stopping.best is None else float(self.stopping.best),
+            "best_epoch": self.stopping.best_epoch,
+            "wait": self.stopping.wait,
+            "settings": self.settings,
+        }
+        arrays = {f"v{i}": ops.convert_to_numpy(v) for i, v in enumerate(self._variables())}
+        best = {f"b{i}": array for i, array in enumerate(self.stopping.best_weights or [])}
+        buffer = io.BytesIO()
+        np.savez(buffer, state=json.dumps(state), seconds=self.seconds, **arrays, **best)
+        files.write_bytes(self.path, buffer.getvalue())
+        rows = zip(range(self.epoch), *self.history.values())
+        lines = [["epoch", *self.history], *rows]
+        files.write_bytes(self.table, "".join(",".join(map(str, r)) + "\n" for r in lines).encode())
+
+    def load(self):
+        """Puts the state of the checkpoint back; without a checkpoint the run starts anew."""
+        # Of several processes the first one's, wherever the others write.
+        content = replicas.from_first(self.path.read_bytes() if self.path.exists() else None)
+        if content is None:
+            print(f"No {self.path}: starting from the beginning")
+            return
+        self.of.optimizer.build(self.of.trainable_variables)
+        variables = list(self._variables())
+        with np.load(io.BytesIO(content)) as file:
+            state = json.loads(str(file["state"]))
+            self.seconds = float(file["seconds"])
+            arrays = [file[f"v{i}"] for i in range(sum(name[0] == "v" for name in file.files))]
+            best = [file[f"b{i}"] for i in range(sum(name[0] == "b" for name in file.files))]
+        other = [k for k in self.settings if state["settings"].get(k) != self.settings[k]]
+        if other:
+            then = ", ".join(f"{name}={state['settings'].get(name)}" for name in other)
+            raise ValueError(f"{self.path} is of a run with {then}: resume with the same settings")
+        if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
+            raise ValueError(f"{self.path} is of another model: resume with the same settings")
+        for variable, array in zip(variables, arrays):
+            variable.assign(array)
+        self.epoch, self.stopped, self.history = state["epoch"], state["stopped"], state["history"]
+        self.batches.epoch = self.epoch
+        self.resumed = {
+            "best": state["best"],
+            "best_epoch": state["best_epoch"],
+            "wait": state["wait"],
+            "best_weights": best or None,
+        }
+        print(f"Resuming after epoch {self.epoch}")
+
+    def on_train_begin(self, logs=None):
+        self.since = time.monotonic()
+        vars(self.stopping).update(self.resumed or {})  # which it has just reset
+        for callback in self.averaging:  # the checkpoint holds the averages in the model's place
+            callback._ema_weights_in_model = self.resumed is not None

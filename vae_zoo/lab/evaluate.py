@@ -1,0 +1,288 @@
+"""Numbers of a trained model on held-out data, the same code for every family.
+
+`measure` takes arrays, `evaluate` the name of a data set. Each number is a dict with `value`,
+`unit`, `protocol` and, where they say something, `standard_error` (over examples), `samples` (draws
+of z) and `images` (examples that it was taken over). What there is to measure is told by the kind
+of a model and by the domains of its data and latents.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from vae_zoo import data
+from vae_zoo.lab import metrics
+from vae_zoo.lab.measure import mean, measure, number, spread
+from vae_zoo.models.hierarchical_vae import HierarchicalVAE
+from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
+from vae_zoo.models.vq_vae import VQVAE
+from vae_zoo.parts import domains, priors
+
+__all__ = ["evaluate", "features", "labels_of", "measure"]
+
+PROBE_IMAGES = 10_000  # that a probe is fitted to, at most
+MIXTURE_COMPONENTS = 10
+
+
+@dataclasses.dataclass
+class Found:
+    """What `evaluate` has read, for what it measures beside `measure`.
+
+    Args:
+        splits: dict, split -> (x, y), as the data set has them.
+        x, y: test examples as the model sees them, and all their labels.
+        some: up to 10,000 training examples.
+        classifier, seed: see `evaluate`.
+    """
+
+    splits: dict
+    x: Any
+    y: Any
+    some: Any
+    classifier: Any
+    seed: int
+
+
+def evaluate(
+    model,
+    dataset,
+    importance_samples=1000,
+    importance_images=None,
+    elbo_samples=16,
+    classifier=None,
+    seed=0,
+    progress=None,
+):
+    """All numbers of a model on the test split of a data set, and controls to read them by.
+
+    Args:
+        model: of any kind.
+        dataset: as `data.load` takes it. Where the model is of bits it sees fixed test bits.
+        importance_samples, elbo_samples, progress: see `measure`.
+        importance_images: int, test images that the importance-weighted bound is taken over, the
+            first ones; None for all.
+        classifier: None, or a Keras model of images in [0, 1] whose output are features: gives
+            `cnn_fid` (see `zoo.classifier`).
+        seed: int, of samples, mixtures and the random encoder.
+
+    Returns:
+        dict, name -> number: those of `measure`; ssim; kl_per_latent, of a hierarchy kl_per_group;
+        with a classifier cnn_fid of samples from the prior, cnn_fid_gaussian_mixture of samples
+        from a mixture fitted to the codes of training images, cnn_fid_uniform of uniform codes
+        where a prior over codes was learned, cnn_fid_floor of training images; with labels
+        probe_accuracy of the codes, and of pixels and of the same encoder untrained as controls; of
+        a hierarchy, with both, identity_kept: of new images below groups held from test images.
+    """
+    splits = {split: data.load(dataset, split) for split in data.SPLITS}
+    (x_train, _), (x, y) = splits["train"], splits["test"]
+    x = data.binarize(x) if model.sees_bits else x
+    some = x_train[spread(len(x_train))]
+    numbers = measure(
+        model,
+        x,
+        labels_of(model, y),
+        num_samples=importance_samples,
+        num_images=importance_images,
+        elbo_samples=elbo_samples,
+        x_train=some,
+        progress=progress,
+    )
+    return numbers | beside(model, Found(splits, x, y, some, classifier, seed))
+
+
+def labels_of(model, y):
+    """The labels of a data set that a model takes: all, or none."""
+    return None if model.condition is None else y
+
+
+@functools.singledispatch
+def beside(model, found):
+    """What a kind of model is measured by beside `measure`: a dict, name -> number."""
+    return {}
+
+
+@beside.register
+def _(model: Density, found):
+    if found.classifier is None or model.domain.pictures(found.x[:1]) is None:
+        return {}
+    train = data.binarize(found.some) if model.sees_bits else found.some
+    quality = Quality(model, found, found.x, train)  # a density draws bits, as test images are
+    n = quality.n
+    labels = None if model.condition is None else np.arange(n) % model.condition.levels
+    new = model.domain.pictures(model.sample(n, y=labels, seed=found.seed))
+    protocol = f"features of {n:,} samples and of {n:,} test images, both black and white"
+    return {"cnn_fid": number(quality.of(new), "", protocol)} | quality.floor()
+
+
+@beside.register
+def _(model: LatentModel, found):
+    return _similarity(model, found) | _mixture_quality(model, found) | _probes(model, found)
+
+
+@beside.register
+def _(model: BaseVAE, found):
+    numbers = _similarity(model, found)
+    if domains.all_numbers(model.latent_domain):
+        x, y = found.x[:10_000], labels_of(model, found.y)
+        kl = model.kl_per_latent(x, None if y is None else y[:10_000])
+        protocol = "mean over images of each latent"
+        numbers["kl_per_latent"] = number(np.ravel(kl).tolist(), "nats", protocol)
+    return (
+        numbers
+        | _prior_quality(model, found)
+        | _mixture_quality(model, found)
+        | _probes(model, found)
+    )
+
+
+@beside.register
+def _(model: VQVAE, found):
+    numbers = _similarity(model, found) | _prior_quality(model, found)
+    if found.classifier is not None and model.has_learned_prior:
+        quality = Quality(model, found)
+        value = quality.of(model.with_prior(None).sample(quality.n, seed=found.seed))
+        uniform = number(value, "", quality.protocol + "uniform codes")
+        numbers["cnn_fid_uniform"] = uniform
+    return numbers
+
+
+@beside.register
+def _(model: HierarchicalVAE, found):
+    groups = [float(group.sum()) for group in model.kl_per_latent(found.x[:10_000])]
+    protocol = "mean over images of each group, from the top"
+    numbers = _similarity(model, found)
+    numbers["kl_per_group"] = number(groups, "nats", protocol)
+    # No mixture: what lies below the top depends on what was drawn there.
+    numbers |= _prior_quality(model, found)
+    if found.y is not None and found.classifier is not None:
+        numbers["identity_kept"] = _identity(model, found)
+    return numbers | _probes(model, found)
+
+
+def _similarity(model, found):
+    if not isinstance(model.domain, domains.Images) or min(model.domain.shape[:2]) < 11:
+        return {}
+    made = model.reconstruct(found.x[:], labels_of(model, found.y))
+    similarity = metrics.ssim(made, np.asarray(found.x[:]) / 255.0)
+    return {"ssim": mean(similarity, "", "of the reconstruction at the posterior mean")}
+
+
+def features(classifier, images):
+    """What a classifier (see `zoo.classifier`) makes of uint8 images, or float ones in [0, 1]."""
+    images = images / np.float32(255) if images.dtype == "uint8" else images
+    parts = np.split(images, range(256, len(images), 256))
+    return np.concatenate([ops.convert_to_numpy(classifier(p, training=False)) for p in parts])
+
+
+def _identity(model, found, images=1000):
+    """How many new images have the class of the test image from which their top groups are, for
+    one group held, two, and so on."""
+    parts = [(x[:PROBE_IMAGES], y[:PROBE_IMAGES]) for x, y in found.splits.values()]
+    known = [(features(found.classifier, x), y) for x, y in parts[:2]]
+    x, y = (column[:images] for column in parts[-1])
+    groups = model.encode(data.binarize(x) if model.sees_bits else x)
+    kept = []
+    for held in range(1, len(groups) + 1):
+        new = model.sample(len(x), seed=found.seed, fixed=groups[:held])
+        kept.append(metrics.probe_accuracy([*known, (features(found.classifier, new), y)]))
+    protocol = f"right by a linear classifier of features, {len(x):,} images a number of groups"
+    return number(kept, "", protocol)
+
+
+class Quality:
+    """Fréchet distances of classifier features to those of test images.
+
+    Args:
+        model, found: see `beside`.
+        x_test, x_train: uint8 images; None for those of the data set, in grey levels: a VAE shows
+            means.
+    """
+
+    def __init__(self, model, found, x_test=None, x_train=None):
+        self.classifier = found.classifier
+        x_test = found.splits["test"][0] if x_test is None else x_test
+        self.n, self.train = len(x_test), found.some if x_train is None else x_train
+        self.test = features(found.classifier, x_test[:])
+        self.protocol = (
+            f"features of {self.n:,} means of p(x|z) and of {self.n:,} test images; z from "
+        )
+
+    def of(self, images):
+        """Of images (n, height, width, channels), to the test images: float."""
+        return metrics.frechet_distance(features(self.classifier, images), self.test)
+
+    def floor(self):
+        n = min(self.n, len(self.train))
+        value = self.of(self.train[: self.n])
+        return {"cnn_fid_floor": number(value, "", f"{n:,} training images")}
+
+
+def _prior_quality(model, found):
+    if found.classifier is None:
+        return {}
+    quality = Quality(model, found)
+    y = labels_of(model, found.y)  # as often as in the test split
+    value = quality.of(model.sample(quality.n, y=y, seed=found.seed))
+    return {"cnn_fid": number(value, "", quality.protocol + "the prior")} | quality.floor()
+
+
+def _mixture_quality(model, found):
+    """Of samples from a mixture of Gaussians fitted to the latents of training images."""
+    if found.classifier is None or model.condition is not None:
+        return {}
+    codes = _codes(model, found)
+    # A full covariance of many latents would be fitted to noise and take gigabytes.
+    if codes[0].size > 256 or len(codes) <= 10 * codes[0].size:
+        return {}
+    quality = Quality(model, found)
+    mixture = priors.GaussianMixture.fit(codes, MIXTURE_COMPONENTS, seed=found.seed)
+    z = ops.convert_to_numpy(mixture.sample(quality.n, seed=found.seed))
+    protocol = f"a mixture of {MIXTURE_COMPONENTS} Gaussians fitted to training codes"
+    value = quality.of(model.decode(z))
+    mixture = number(value, "", quality.protocol + protocol)
+    return {"cnn_fid_gaussian_mixture": mixture} | quality.floor()
+
+
+def _codes(model, found):
+    """What a prior is fitted to: draws z ~ q(z|x) of a VAE, the codes of an autoencoder."""
+    if isinstance(model, BaseVAE):
+        return model.draws(found.some, seed=found.seed)
+    return model.encode(found.some)
+
+
+def _probes(model, found):
+    """Linear probes of codes, and two controls: what pixels and an untrained encoder give."""
+    if found.y is None or model.condition is not None:  # which is told the class
+        return {}
+    parts = [(x[:PROBE_IMAGES], y[:PROBE_IMAGES]) for x, y in found.splits.values()]
+    if model.sees_bits:  # what the encoder was made for
+        parts = [(data.binarize(x), y) for x, y in parts]
+    keras.utils.set_random_seed(found.seed)
+    untrained = type(model).from_config(model.get_config())
+    extractors = {
+        "": ("codes", lambda x: _flat(model.encode(x))),
+        "_pixels": ("pixels", lambda x: x / np.float32(255)),
+        "_untrained": (
+            "codes of the same encoder, untrained",
+            lambda x: _flat(untrained.encode(x)),
+        ),
+    }
+    numbers = {}
+    for suffix, (what, extract) in extractors.items():
+        accuracy = metrics.probe_accuracy((extract(x), y) for x, y in parts)
+        n = len(parts[-1][0])
+        protocol = f"logistic regression of {what}, {len(parts[0][0]):,} labels"
+        error = math.sqrt(accuracy * (1 - accuracy) / n)
+        numbers[f"probe_accuracy{suffix}"] = number(accuracy, "", protocol, standard_error=error)
+    return numbers
+
+
+def _flat(latents):
+    """Latents, of all groups where there are several, as one vector an image."""
+    parts = keras.tree.flatten(latents)
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)

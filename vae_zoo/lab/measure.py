@@ -1,0 +1,220 @@
+"""Numbers of a trained model on arrays, by the kind of the model and the domains of its data.
+
+Each number is a dict with `value`, `unit`, `protocol` and, where they say something,
+`standard_error` (over examples), `samples` (draws of z) and `images` (examples it is taken over).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from vae_zoo.engine.trainable import EVALUATION_SEED, Trainable
+from vae_zoo.lab import metrics
+from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
+from vae_zoo.models.vq_vae import VQVAE
+from vae_zoo.parts import domains
+from vae_zoo.parts.likelihoods import DiscretizedLogistic
+
+
+def number(value, unit, protocol, **fields):
+    return {"value": value, "unit": unit, "protocol": protocol, **fields}
+
+
+def mean(values, unit, protocol, **fields):
+    """A mean over examples, and its standard error."""
+    values = np.float64(values)
+    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    fields = {"images": len(values), **fields}
+    return number(float(values.mean()), unit, protocol, standard_error=error, **fields)
+
+
+@dataclasses.dataclass
+class How:
+    """What `measure` was asked for; see there."""
+
+    num_samples: int = 1000
+    num_images: int | None = None
+    elbo_samples: int = 16
+    x_train: Any = None
+    progress: Callable | None = None
+
+
+def measure(
+    model,
+    x,
+    y=None,
+    num_samples=1000,
+    num_images=None,
+    elbo_samples=16,
+    x_train=None,
+    progress=None,
+):
+    """ELBO, importance-weighted NLL, active units and reconstruction error.
+
+    Args:
+        model: of any kind.
+        x: held-out examples (n, *shape); fixed bits where the likelihood is Bernoulli.
+        y: labels, where the model takes some.
+        num_samples: int, k of the importance-weighted bound; 0 leaves it out.
+        num_images: int, examples that it is taken over, the first ones; None for all.
+        elbo_samples: int, draws of z per example that the ELBO is averaged over.
+        x_train: training examples; None leaves out what is measured by them.
+        progress: wraps the iterable of batches, `tqdm.tqdm` say.
+
+    Returns:
+        dict, name -> number: elbo, rate, distortion, nll_iw<k> (nats); bits_per_dim for 8-bit
+        likelihoods; active_units; relative_mse, psnr. Of codes instead of active_units: codes_used,
+        perplexity and, of a VQ-VAE, bits_per_code, of training images too. Of an exact density:
+        nll. Of any other model the terms that its objective logs.
+    """
+    how = How(num_samples, num_images, elbo_samples, x_train, progress)
+    return numbers_of(model, np.asarray(x[:]), None if y is None else np.asarray(y), how)
+
+
+@functools.singledispatch
+def numbers_of(model, x, y, how):
+    """The numbers of a kind of model: a dict, as `measure` returns it."""
+    raise ValueError(f"A {type(model).__name__} is no model of vae_zoo")
+
+
+@numbers_of.register
+def _(model: Trainable, x, y, how):
+    names = model.tracker.names
+
+    def terms(x, y=None):
+        y = model.prepare_labels(y)
+        outputs = model.objective(model.prepare(x), y, training=False)
+        return ops.stack([outputs[name] for name in names], axis=1)
+
+    arrays = (x,) if y is None else (x, y)
+    values = model.run("logged", terms, *arrays, seed=EVALUATION_SEED)
+    protocol = f"of the objective, {len(x):,} examples"
+    return {name: mean(column, "", protocol) for name, column in zip(names, values.T)}
+
+
+@numbers_of.register
+def _(model: Density, x, y, how):
+    nll = -model.log_likelihood(x, y)
+    return {"nll": mean(nll, "nats", f"exact, {len(nll):,} images")}
+
+
+@numbers_of.register
+def _(model: LatentModel, x, y, how):
+    numbers = latent_use(model, model.encode(x, y))
+    errors = np.float64(model.run("squared_error", _squared_error(model), *_pair(x, y)))
+    if isinstance(model.domain, domains.Images):
+        numbers["psnr"] = mean(metrics.psnr(errors), "dB", "of the reconstruction at the mean")
+    if how.x_train is not None:
+        some = np.asarray(how.x_train[spread(len(how.x_train))])
+        protocol = f"mean squared error / variance of the pixels of {len(some):,} training images"
+        variance = np.var(ops.convert_to_numpy(model.domain.tensor(some)))
+        numbers["relative_mse"] = mean(errors / variance, "", protocol)
+    return numbers
+
+
+@numbers_of.register
+def _(model: BaseVAE, x, y, how):
+    return _bounds(model, x, y, how) | numbers_of.dispatch(LatentModel)(model, x, y, how)
+
+
+@numbers_of.register
+def _(model: VQVAE, x, y, how):
+    numbers = numbers_of.dispatch(BaseVAE)(model, x, y, how)
+    numbers |= _bits_per_code(model, x, "", "test")
+    if how.x_train is not None:
+        some = np.asarray(how.x_train[spread(len(how.x_train))])
+        numbers |= _bits_per_code(model, some, "_train", "training")
+    return numbers
+
+
+def latent_use(model, latents):
+    """How many of a model's latents say something: active units; of codes how many are used."""
+    if domains.all_numbers(model.latent_domain):
+        active, size = metrics.active_units(latents)
+        protocol = f"of {size}: variance of the mean over x > 0.01"
+        return {"active_units": number(active, "units", protocol)}
+    numbers, groups = {}, keras.tree.flatten([model.latent_domain])
+    several = {2: ("_top", "_bottom")}.get(len(groups), map("_{}".format, range(len(groups))))
+    names = [""] if len(groups) == 1 else several
+    for name, group, codes in zip(names, groups, keras.tree.flatten([latents])):
+        used, perplexity = metrics.code_usage(codes, group.levels)
+        protocol = f"of {group.levels} codes, over all places of all test images"
+        numbers[f"codes_used{name}"] = number(used, "", "share " + protocol)
+        numbers[f"perplexity{name}"] = number(perplexity, "codes", protocol)
+    return numbers
+
+
+def _pair(x, y):
+    return (x,) if y is None else (x, y)
+
+
+def spread(n):
+    return np.linspace(0, n - 1, min(10_000, n)).astype(int)
+
+
+def _bounds(model, x, y, how):
+    def terms(x, y=None):
+        y = model.prepare_labels(y)
+        outputs = model.objective(model.prepare(x), y, training=False)
+        return ops.stack([outputs[k] for k in ("elbo", "kl", "reconstruction")], axis=1)
+
+    arrays = _pair(x, y)
+    draws = [
+        model.run("terms", terms, *arrays, seed=EVALUATION_SEED + i)
+        for i in range(how.elbo_samples)
+    ]
+    elbo, rate, distortion = np.mean(draws, axis=0, dtype="float64").T
+    drawn = {"samples": how.elbo_samples}
+    protocol = f"mean of {how.elbo_samples} samples, {len(x):,} images"
+    numbers = {
+        "elbo": mean(elbo, "nats", protocol, **drawn),
+        "rate": mean(rate, "nats", "KL(q(z|x) || p(z))", **drawn),
+        "distortion": mean(distortion, "nats", "-E log p(x|z)", **drawn),
+    }
+    per_dim = math.log(2) * x[0].size
+    eight_bits = isinstance(model.likelihood, DiscretizedLogistic)
+    if eight_bits:
+        protocol = "-ELBO over pixels and channels"
+        numbers["bits_per_dim"] = mean(-elbo / per_dim, "bits/dim", protocol, **drawn)
+    # Codes are certain: k makes no difference.
+    if how.num_samples and domains.all_numbers(model.latent_domain):
+        k, first = how.num_samples, [array[: how.num_images] for array in arrays]
+        nll = -model.log_likelihood(*first, num_samples=k, progress=how.progress)
+        protocol = f"{k:,} importance samples, {len(nll):,} images"
+        numbers[f"nll_iw{k}"] = mean(nll, "nats", protocol, samples=k)
+        if eight_bits:
+            bits = mean(nll / per_dim, "bits/dim", protocol, samples=k)
+            numbers[f"bits_per_dim_iw{k}"] = bits
+    return numbers
+
+
+def _bits_per_code(model, x, suffix, what):
+    """What a code costs under the prior, of all grids together and of each."""
+    nlls = model.run("code_nlls", lambda x: tuple(model.code_nlls(model.domain.tensor(x))), x)
+    places = [math.prod(grid.shape) for grid in keras.tree.flatten([model.latent_domain])]
+    names = ["", *model.grid_names] if len(places) > 1 else [""]
+    both = [sum(nlls), *nlls] if len(places) > 1 else nlls
+    sizes = [sum(places), *places] if len(places) > 1 else places
+    return {
+        f"bits_per_code{name}{suffix}": mean(
+            np.float64(nll) / (math.log(2) * size),
+            "bits",
+            f"-log2 p(codes) / {size}, {len(x):,} {what} images",
+        )
+        for name, nll, size in zip(names, both, sizes)
+    }
+
+
+def _squared_error(model):
+    def error(x, *y):  # inside a compiled function: no set of reconstructions is held in memory
+        x, y = model.domain.tensor(x), tuple(map(model.prepare_labels, y))
+        errors = ops.square(x - model.generate(model.infer(x, *y), *y))
+        return ops.mean(errors, axis=tuple(range(1, len(x.shape))))
+
+    return error

@@ -1,0 +1,151 @@
+"""Which pictures a trained model has, by its kind and by what its data are."""
+
+import functools
+
+import keras
+import numpy as np
+
+from vae_zoo.lab import plots
+from vae_zoo.models.hierarchical_vae import HierarchicalVAE
+from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
+from vae_zoo.models.vq_vae import VQVAE
+from vae_zoo.parts import domains
+
+CLASSES = 8  # columns of a sheet of samples by class
+
+
+@functools.singledispatch
+def pictures(model, x, y, output, seed):
+    """Draws all pictures of a model, into the folder `output`.
+
+    Args:
+        model: trained model.
+        x, y: test examples, and their labels or None.
+        output: path of a folder.
+        seed: int, of samples.
+
+    Yields:
+        path, what it shows.
+    """
+    return ()
+
+
+@pictures.register
+def _(model: Density, x, y, output, seed):
+    yield from samples(model, output / "samples.png", seed)
+
+
+@pictures.register
+def _(model: LatentModel, x, y, output, seed):
+    yield from between_and_again(model, x, y, output)
+    yield from latent_space(model, x, y, output)
+
+
+@pictures.register
+def _(model: BaseVAE, x, y, output, seed):
+    yield from samples(model, output / "samples.png", seed)
+    yield from between_and_again(model, x, y, output)
+    yield from latent_space(model, x, y, output)
+
+
+@pictures.register
+def _(model: VQVAE, x, y, output, seed):
+    yield from samples(model, output / "samples.png", seed)
+    if model.has_learned_prior:
+        uniform = samples(model.with_prior(None), output / "samples_uniform.png", seed)
+        for path, _ in uniform:
+            yield path, "the same without the learned prior, from uniform codes"
+    yield from between_and_again(model, x, y, output)
+    shown, labels = _some(model, x, y, 20)
+    codes = keras.tree.flatten(model.encode(shown, labels))
+    grids = zip(model.grid_names, codes, model.code_vectors())
+    grids = {f"codes{name}": (grid, vectors) for name, grid, vectors in grids}
+    made = model.reconstruct(shown, labels)
+    path = plots.code_maps(shown, grids, made, output / "code_maps.png")
+    yield path, "the code at each place as a colour, near ones for near vectors"
+
+
+@pictures.register
+def _(model: HierarchicalVAE, x, y, output, seed):
+    yield from pictures.dispatch(BaseVAE)(model, x, y, output, seed)
+    kl = [float(group.sum()) for group in model.kl_per_latent(np.asarray(x[:10]))]
+    yield plots.group_rates(kl, model.scales, output / "rates.png"), "the KL of each group"
+    if model.domain.pictures(model.decode(model.sample_latents(1))) is not None:
+        yield from _groups(model, np.asarray(x[:10]), output, seed)
+
+
+def samples(model, path, seed):
+    """A sheet of 64 new images, a class a column where the model takes labels."""
+    classes = None if model.condition is None else _classes(model)
+    if model.condition is not None and classes is None:
+        return  # a condition that is no class: what it looks like depends on what is given
+    y = None if classes is None else np.arange(64) % CLASSES % classes
+    new = model.domain.pictures(model.sample(64, y=y, seed=seed))
+    if new is not None:
+        yield plots.samples(new, path), "new images"
+
+
+def _classes(model):
+    labels = isinstance(model.condition, domains.Symbols) and not model.condition.shape
+    return model.condition.levels if labels else None
+
+
+def _some(model, x, y, n):
+    return np.asarray(x[:n]), None if model.condition is None else y[:n]
+
+
+def between_and_again(model, x, y, output):
+    """Reconstructions, and straight lines in latent space."""
+    shown, labels = _some(model, x, y, 20)
+    made = model.reconstruct(shown, labels)
+    pairs = model.domain.pictures(shown), model.domain.pictures(made)
+    if pairs[0] is None:
+        return
+    path = plots.reconstructions(*pairs, output / "reconstructions.png")
+    yield path, "test images, and what the model makes of them"
+    half = len(shown) // 4
+    if half:
+        first = None if labels is None else labels[:half]
+        lines = model.interpolate(shown[:half], shown[half : 2 * half], steps=10, y=first)
+        path = plots.interpolations(model.domain.pictures(lines), output / "interpolations.png")
+        yield path, "straight lines in latent space"
+
+
+def latent_space(model, x, y, output):
+    """The latents of test examples, of the top group where there are several; where they are two
+    numbers, what the plane decodes to."""
+    codes = keras.tree.flatten(model.encode(*_some(model, x, y, 5000)))[0]
+    labels = None if y is None else y[:5000]
+    codes = codes.reshape(len(codes), -1)
+    path = plots.latent_scatter(codes, labels, output / "latents.png")
+    yield path, "latent space of the test images"
+    if model.latent_shape == (2,) and model.condition is None:
+        # Where a prior says where codes lie; an autoencoder's lie where they happen to.
+        limit = 3.0 if isinstance(model, BaseVAE) else float(np.abs(codes).max())
+        if model.domain.pictures(model.decode(codes[:1])) is not None:
+            path = plots.latent_grid(model.decode, output / "latent_grid.png", limit)
+            yield path, "the decoded plane"
+
+
+def _groups(model, images, output, seed):
+    """What each group of latents adds, and what stays where the groups at the top are held."""
+    groups = len(model.ladder)
+    latents = model.encode(images)
+    counts = np.unique(np.linspace(0, groups, min(groups + 1, 11)).astype(int))
+
+    def means_below(count):
+        fixed = latents[:count]
+        return model.sample(len(images), seed=seed, temperature=0.0, fixed=fixed)
+
+    rows = np.stack([images / 255.0, *map(means_below, counts)], axis=1)
+    titles = ["original", *(f"{count} of {groups}" for count in counts)]
+    path = plots.image_rows(rows, titles, output / "groups.png")
+    yield path, "groups at the top from the image, all below at their prior's mean"
+
+    # The top scale's groups of one image, eight times; all below drawn anew.
+    top = sum(scale == model.scales[0] for scale in model.scales)
+    held = [[np.repeat(z[i : i + 1], 8, axis=0) for z in latents[:top]] for i in range(8)]
+    new = [model.sample(8, seed=seed, fixed=fixed) for fixed in held[: len(images)]]
+    rows = np.stack([np.concatenate([images[i : i + 1] / 255.0, x]) for i, x in enumerate(new)])
+    path = plots.image_rows(rows, ["original", *["drawn"] * 8], output / "fixed_top.png")
+    yield path, "the top scale of the image at the left, all below drawn from the prior"

@@ -1,0 +1,233 @@
+"""A run, from data to numbers: what the recipes of all families share.
+
+`splits` reads a data set, `fit` trains with a progress bar, `report` measures, draws and saves.
+"""
+
+import functools
+import os
+import pathlib
+import platform
+
+import keras
+import numpy as np
+
+from vae_zoo import data, files
+from vae_zoo.engine.batches import Batches
+from vae_zoo.lab import console, plots
+from vae_zoo.lab.callbacks import NoticeCollapse, TensorBoard
+from vae_zoo.lab.checkpoint import Checkpoint, seconds_of
+from vae_zoo.lab.evaluate import labels_of, measure
+from vae_zoo.lab.pictures import pictures
+from vae_zoo.models.kinds import BaseVAE
+from vae_zoo.parts import domains
+
+
+def splits(dataset, binary=False, static=False):
+    """Train, validation and test split of a data set, each a pair (x, y); x uint8 images.
+
+    Args:
+        dataset: a name or a path, see `vae_zoo.data.load`.
+        binary: True for Bernoulli likelihoods: validation and test images become fixed bits,
+            training images stay grey levels that the step draws bits from ("dynamic").
+        static: True makes fixed bits of the training images too.
+    """
+    parts = []
+    for split in data.SPLITS:
+        x, y = data.load(dataset, split)
+        if binary and (static or split != "train"):
+            x = data.binarize(x)
+        parts.append((x, y))
+    train, validation, test = (len(x) for x, _ in parts)
+    kind = f"{parts[0][0].shape[1:]} images"
+    print(f"{dataset}: {train:,} train, {validation:,} validation, {test:,} test {kind}")
+    return parts
+
+
+def scheduled(learning_rate, schedule, epochs, n, batch_size):
+    """`learning_rate`, decayed to a hundredth over all updates of a run.
+
+    Args:
+        learning_rate: float, at the start.
+        schedule: "cosine" (half a period), "linear", "exponential" or "constant" (no decay).
+        epochs, n, batch_size: ints, of the run; n training images.
+    """
+    steps, schedules = max(1, epochs * -(-n // batch_size)), keras.optimizers.schedules
+    if schedule == "constant":
+        return learning_rate
+    if schedule == "cosine":
+        return schedules.CosineDecay(learning_rate, steps, alpha=0.01)
+    if schedule == "linear":
+        return schedules.PolynomialDecay(learning_rate, steps, 0.01 * learning_rate)
+    if schedule == "exponential":
+        return schedules.ExponentialDecay(learning_rate, steps, 0.01)
+    raise ValueError(
+        f"`schedule` must be cosine, linear, exponential or constant. Received: {schedule}"
+    )
+
+
+def fit(
+    model,
+    train,
+    validation,
+    *,
+    epochs,
+    batch_size,
+    seed,
+    patience,
+    output,
+    resume=False,
+    tensorboard=False,
+    augment=None,
+    seconds=None,
+    **settings,
+):
+    """Trains, and keeps the weights of the best validation epoch.
+
+    Each epoch ends by writing `<output>/history.csv` and `<output>/checkpoint.npz`. A run that was
+    killed and goes on with `resume=True` ends with the weights that it would have had: what an
+    epoch does is a function of the checkpoint and of (seed, epoch).
+
+    Args:
+        model: compiled model.
+        train, validation: pairs (x, y).
+        epochs: int, at most.
+        batch_size: int.
+        seed: int, of the order of the examples.
+        patience: int, epochs without a better validation bound (or loss) after which to stop.
+        output: folder.
+        resume: bool, go on from the checkpoint where there is one.
+        tensorboard: bool, write every term to `<output>/tensorboard` too.
+        augment: of training images, see `data.Batches`.
+        seconds: float, stop at the end of the epoch in which training has taken so long.
+        **settings: all else that the run was started with: a resumed run must have the same.
+
+    Returns:
+        dict, name -> list: every logged term, epoch by epoch, those before a resume included.
+
+    Raises:
+        ValueError: if the checkpoint is of another model or of other settings.
+        ImportError: if `tensorboard` is asked for and not installed.
+    """
+    settings.update(epochs=epochs, batch_size=batch_size, seed=seed, patience=patience)
+    # What has no part in these weights.
+    settings.pop("importance_samples", None)
+    settings = {key: value for key, value in settings.items() if not key.startswith("prior")}
+    output = pathlib.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    batches = Batches(*train, batch_size=batch_size, seed=seed, augment=augment)
+    held_out = Batches(*validation, batch_size=batch_size, shuffle=False)
+    monitor, mode = monitored(model)
+    stopping = keras.callbacks.EarlyStopping(
+        monitor, patience=patience, mode=mode, restore_best_weights=True
+    )
+    # Averaged weights, where the optimizer keeps them, are what is validated and kept.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    averages = getattr(optimizer, "use_ema", False)
+    averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if averages else []
+    checkpoint = Checkpoint(output, model, batches, stopping, settings, averaging, seconds)
+    if resume:
+        checkpoint.load()
+    watching = [TensorBoard(output / "tensorboard")] if tensorboard else []
+    watching += watchers(model, validation, epochs)
+    # One line an epoch where nobody watches: a progress bar would fill a log file.
+    verbose = "auto" if os.isatty(1) else 2
+    model.fit(
+        batches,
+        epochs=epochs,
+        initial_epoch=epochs if checkpoint.stopped else checkpoint.epoch,
+        validation_data=held_out,
+        callbacks=[*averaging, stopping, checkpoint, *watching],
+        verbose=verbose,
+    )
+    history = checkpoint.history
+    best = (np.nanargmax if mode == "max" else np.nanargmin)(history[monitor])
+    print(
+        f"Best epoch {best + 1} of {len(history[monitor])}: {monitor} {history[monitor][best]:.2f}"
+    )
+    return history
+
+
+def monitored(model):
+    """The logged term whose best validation epoch is kept, and whether "max" or "min" is best."""
+    return f"val_{model.monitor}", "min" if model.monitor == "loss" else "max"
+
+
+@functools.singledispatch
+def watchers(model, validation, epochs):
+    """Callbacks that a kind of model is watched by while it trains; none by default."""
+    return []
+
+
+@watchers.register
+def _(model: BaseVAE, validation, epochs):
+    if not domains.all_numbers(model.latent_domain):  # codes have a perplexity to look at
+        return []
+    x, y = (None if part is None else np.asarray(part[:500]) for part in validation)
+    return [NoticeCollapse(x, epochs, labels_of(model, y))]
+
+
+def settings_of_prior(settings, name="prior"):
+    """What `fit` takes for a prior over the latents of a run with these settings: `prior_epochs` of
+    them, in a folder of its own; it stops once it learns the training latents by heart."""
+    output = pathlib.Path(settings["output"], name)
+    return {**settings, "epochs": settings["prior_epochs"], "patience": 5, "output": output}
+
+
+def report(model, train, test, history, settings, importance_samples=0):
+    """Measures on the test split; writes the model, its numbers and its pictures; prints a table.
+
+    Args:
+        model: trained model.
+        train, test: pairs (x, y).
+        history: as `fit` returns it.
+        settings: dict, what the run was started with; `settings["output"]` is the folder for
+            `model.keras`, `config.json`, `numbers.json`, `history.csv` and pictures.
+        importance_samples: int, k of the importance-weighted bound; 0 leaves it out.
+
+    Returns:
+        dict, name -> number, as `measure` does.
+    """
+    output = pathlib.Path(settings["output"])
+    (x_train, _), (x, y) = train, test
+    model.save(output / "model.keras")
+    numbers = measure(
+        model,
+        np.asarray(x[:]),
+        labels_of(model, y),
+        num_samples=importance_samples,
+        x_train=x_train,
+        progress=console.progress("importance sampling"),
+    )
+    files.write_json(output / "numbers.json", numbers)
+    seconds = sum(map(seconds_of, [output, *output.glob("prior*/")]))
+    files.write_json(output / "config.json", _config(model, settings, history, seconds, x))
+    written = [
+        (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),
+        (output / "checkpoint.npz", "what --resume goes on from"),
+        (output / "history.csv", "every logged term, epoch by epoch"),
+        (output / "config.json", "settings, versions, fingerprint of the test images"),
+        (output / "numbers.json", "the numbers above"),
+        (plots.curves(history, output / "curves.png"), "every term, training and validation"),
+        *pictures(model, x, y, output, settings.get("seed", 0)),
+    ]
+    if settings.get("tensorboard"):
+        written.append((output / "tensorboard", f"tensorboard --logdir {output / 'tensorboard'}"))
+    print()
+    console.table(numbers, written)
+    return numbers
+
+
+def _config(model, settings, history, seconds, x_test):
+    return {
+        "command": console.command(),
+        "settings": settings,
+        "class": type(model).__name__,
+        "parameters": model.count_params(),
+        "test_images": data.fingerprint(x_test),
+        "backend": keras.backend.backend(),
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+        "machine": console.machine(),
+        "epochs": len(history["loss"]),
+        "minutes": round(seconds / 60, 1),
+    }

@@ -1,0 +1,244 @@
+"""Encoders and decoders: shape in, built Keras model out.
+
+An encoder maps images (batch, height, width, channels) to one or more heads of one shape, such as
+`z_mean` and `z_log_var`; a decoder maps latents to likelihood parameters (batch, height, width,
+`num_parameters`). Heads compute in float32 under any precision policy, since densities need it.
+"""
+
+import math
+from functools import partial
+
+import keras
+from keras import layers, ops
+
+from vae_zoo.parts.layers import (
+    PixelShuffle,
+    ResidualBlock,
+    ResidualCell,
+    check_sizes,
+    check_widths,
+)
+
+
+def check_shape(shape, images=False):
+    """The shape of an example as a tuple; `ValueError` if it is none, or not that of an image."""
+    if not isinstance(shape, (tuple, list)) or not shape or (images and len(shape) != 3):
+        wanted = "(height, width, channels)" if images else "a tuple of ints"
+        raise ValueError(f"`shape` must be {wanted}. Received: shape={shape!r}")
+    check_sizes(shape=shape)
+    return tuple(shape)
+
+
+def _input(shape):
+    return keras.Input(shape, name="image" if len(shape) == 3 else "x")
+
+
+def _nonlinear(layer, units, activation, dtype, **kwargs):
+    """`activation(layer(units)(x))`; "gated" multiplies by a sigmoid gate of its own.
+
+    Gated units: Dauphin et al. 2017, arXiv:1612.08083, eq. 1, as in the VAEs of Tomczak and
+    Welling 2018, arXiv:1705.07120.
+    """
+    if activation != "gated":
+        return layer(units, activation=activation, dtype=dtype, **kwargs)
+    both = layer(2 * units, dtype=dtype, **kwargs)
+    return lambda x: ops.glu(both(x))
+
+
+def _model(inputs, outputs, name):
+    return keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs, name=name)
+
+
+def mlp_encoder(shape, latent_dim, hidden, activation, heads=("z_mean", "z_log_var"), dtype=None):
+    """Fully connected encoder: examples (batch, *shape) -> one (batch, latent_dim) tensor a head.
+
+    Args:
+        shape: tuple, of an example.
+        latent_dim: int.
+        hidden: ints, widths of the hidden layers, from the example on.
+        activation: a Keras activation, or "gated".
+        heads: names of the outputs.
+        dtype: precision policy of the layers.
+    """
+    check_sizes(latent_dim=latent_dim)
+    check_widths(0, hidden=hidden)
+    inputs = _input(check_shape(shape))
+    x = layers.Flatten(dtype=dtype)(inputs)
+    for units in hidden:
+        x = _nonlinear(layers.Dense, units, activation, dtype)(x)
+    outputs = [layers.Dense(latent_dim, dtype="float32", name=head)(x) for head in heads]
+    return _model(inputs, outputs, "encoder")
+
+
+def mlp_decoder(latent_dim, shape, num_parameters, hidden, activation, dtype=None):
+    """Fully connected decoder: (batch, latent_dim) -> (batch, *shape[:-1], num_parameters).
+
+    Args as of `mlp_encoder`; `hidden` is given from the example on too: one tuple serves both.
+    """
+    *places, _ = check_shape(shape)
+    check_sizes(latent_dim=latent_dim, num_parameters=num_parameters)
+    check_widths(0, hidden=hidden)
+    inputs = keras.Input((latent_dim,), name="latent")
+    x = inputs
+    for units in reversed(hidden):
+        x = _nonlinear(layers.Dense, units, activation, dtype)(x)
+    units = math.prod(places) * num_parameters
+    x = layers.Dense(units, dtype="float32", name="parameters")(x)
+    return _model(
+        inputs, [layers.Reshape((*places, num_parameters), dtype="float32")(x)], "decoder"
+    )
+
+
+def grid_shape(image_shape, filters):
+    """(height, width) at the bottom of a tower that halves the size once a stage, rounding up."""
+    height, width, _ = check_shape(image_shape, images=True)
+    for _ in filters:
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
+
+
+def conv_encoder(
+    image_shape,
+    latent_dim,
+    filters,
+    units,
+    activation,
+    blocks=0,
+    heads=("z_mean", "z_log_var"),
+    dtype=None,
+):
+    """Convolutional encoder; any image size works, since every stage halves it rounding up.
+
+    Args:
+        image_shape: (height, width, channels).
+        latent_dim: int, size of a flat latent, or channels of a grid of latents.
+        filters: ints, channels after each halving, from the image on.
+        units: int, width of the dense layer before a flat latent; None for a grid of latents,
+            (batch, *grid_shape, latent_dim).
+        activation: a Keras activation, or "gated".
+        blocks: int, residual blocks after each halving.
+        heads: names of the outputs.
+        dtype: precision policy of the layers.
+    """
+    check_sizes(latent_dim=latent_dim, units=units or 1)
+    check_widths(1, filters=filters)
+    x = inputs = _input(check_shape(image_shape, images=True))
+    for channels in filters:
+        x = _nonlinear(
+            layers.Conv2D, channels, activation, dtype, kernel_size=3, strides=2, padding="same"
+        )(x)
+        x = _residual(x, blocks, activation, dtype)
+    if units is None:
+        head = partial(layers.Conv2D, latent_dim, kernel_size=1, dtype="float32")
+    else:
+        x = layers.Flatten(dtype=dtype)(x)
+        x = _nonlinear(layers.Dense, units, activation, dtype)(x)
+        head = partial(layers.Dense, latent_dim, dtype="float32")
+    return _model(inputs, [head(name=name)(x) for name in heads], "encoder")
+
+
+def conv_decoder(
+    latent_dim, image_shape, num_parameters, filters, units, activation, blocks=0, dtype=None
+):
+    """Convolutional decoder, the mirror of `conv_encoder`; cropped to the true image size.
+
+    Args as of `conv_encoder`, `filters` from the image on too. Returns a model from
+    (batch, latent_dim), or (batch, *grid_shape, latent_dim) where `units` is None, to
+    (batch, height, width, num_parameters).
+    """
+    check_sizes(latent_dim=latent_dim, units=units or 1, num_parameters=num_parameters)
+    check_widths(1, filters=filters)
+    rows, columns = grid_shape(image_shape, filters)
+    same = {"kernel_size": 3, "padding": "same"}
+    if units is None:
+        x = inputs = keras.Input((rows, columns, latent_dim), name="latent")
+        x = _nonlinear(layers.Conv2D, filters[-1], activation, dtype, **same)(x)
+    else:
+        inputs = keras.Input((latent_dim,), name="latent")
+        x = _nonlinear(layers.Dense, units, activation, dtype)(inputs)
+        x = _nonlinear(layers.Dense, rows * columns * filters[-1], activation, dtype)(x)
+        x = layers.Reshape((rows, columns, filters[-1]), dtype=dtype)(x)
+    x = _residual(x, blocks, activation, dtype)
+    for channels in reversed(filters[:-1]):
+        x = _nonlinear(layers.Conv2D, 4 * channels, activation, dtype, **same)(x)
+        x = PixelShuffle(dtype=dtype)(x)
+        x = _residual(x, blocks, activation, dtype)
+    x = layers.Conv2D(4 * num_parameters, dtype="float32", name="parameters", **same)(x)
+    x = PixelShuffle(dtype="float32")(x)
+    return _model(inputs, [_cropped(x, image_shape)], "decoder")
+
+
+def ladder_encoder(shape, widths, network, blocks, activation, dtype=None):
+    """Bottom-up path of a hierarchy: examples -> features of every scale, from the example up.
+
+    Args:
+        shape: tuple, of an example: (height, width, channels) of a convolutional one.
+        widths: ints, of the features of each scale.
+        network: "dense", features (batch, width), or "conv", (batch, rows, columns, width), every
+            scale half the size of the one before.
+        blocks: int, residual cells a scale.
+        activation: a Keras activation.
+        dtype: precision policy of the layers.
+    """
+    check_widths(1, widths=widths)
+    x = inputs = _input(check_shape(shape, images=network == "conv"))
+    layer, halving = layers.Dense, {}
+    if network == "conv":
+        layer, halving = layers.Conv2D, {"kernel_size": 3, "strides": 2, "padding": "same"}
+    else:
+        x = layers.Flatten(dtype=dtype)(x)
+    features = []
+    for width in widths:
+        x = layer(width, dtype=dtype, **halving)(x)
+        x = _cells(x, blocks, blocks * len(widths), activation, dtype)
+        features.append(x)
+    return keras.Model(inputs, features, name="encoder")
+
+
+def ladder_decoder(shape, width, num_parameters, network, blocks, activation, dtype=None):
+    """From the largest scale of a hierarchy to likelihood parameters
+    (batch, *shape[:-1], num_parameters). Args as of `ladder_encoder`."""
+    *image, _ = check_shape(shape, images=network == "conv")
+    places = grid_shape(shape, [width]) if network == "conv" else ()
+    inputs = keras.Input((*places, width), name="path")
+    x = _cells(inputs, blocks, blocks, activation, dtype)
+    x = layers.Activation(activation, dtype=dtype)(x)
+    head = {"dtype": "float32", "name": "parameters"}
+    if network == "conv":
+        x = layers.Conv2D(4 * num_parameters, kernel_size=3, padding="same", **head)(x)
+        x = _cropped(PixelShuffle(dtype="float32")(x), shape)
+    else:
+        x = layers.Dense(math.prod(image) * num_parameters, **head)(x)
+        x = layers.Reshape((*image, num_parameters), dtype="float32")(x)
+    return _model(inputs, [x], "decoder")
+
+
+def _cells(x, blocks, depth, activation, dtype):
+    """Residual cells, each of which starts scaled by the depth of the network it is in."""
+    _check_blocks(blocks)
+    width = x.shape[-1]
+    hidden = max(1, width // 2) if len(x.shape) == 4 else width
+    for _ in range(blocks):
+        x = ResidualCell(width, hidden, depth**-0.5, activation, dtype=dtype)(x)
+    return x
+
+
+def _cropped(x, image_shape):
+    """The middle of what is larger than the image."""
+    extra = (x.shape[1] - image_shape[0], x.shape[2] - image_shape[1])
+    if not any(extra):
+        return x
+    crops = tuple((n // 2, n - n // 2) for n in extra)
+    return layers.Cropping2D(crops, dtype="float32")(x)
+
+
+def _check_blocks(blocks):
+    if blocks < 0:
+        raise ValueError(f"`blocks` must be >= 0. Received: blocks={blocks}")
+
+
+def _residual(x, blocks, activation, dtype):
+    _check_blocks(blocks)
+    for _ in range(blocks):
+        x = ResidualBlock("relu" if activation == "gated" else activation, dtype=dtype)(x)
+    return x
