@@ -55,7 +55,7 @@ def test_a_new_path_draws_from_normals():
     for z in (top, bottom):
         assert stats.kstest(z.ravel(), "norm").pvalue > 1e-3
     vae = HierarchicalVAE(SHAPE, latents=(3,), widths=(64,), groups=16, seed=1)
-    features = array(vae.walk(lambda i, h, mean, log_var: vae.draw(ops.shape(mean)), 500))
+    features = array(vae.walk(lambda i, h, p: vae.draw(ops.shape(p.mean)), 500))
     assert 0.2 < features.std() < 3.0  # sixteen groups, each scaled by a quarter
 
 
@@ -96,7 +96,7 @@ def test_kl_per_group_is_the_rate():
     kl = vae.kl_per_latent(x)
     assert tuple(group.shape for group in kl) == vae.latent_shape
     with vae.noise_from(1_000_003, 0):
-        expected = vae.objective(vae.images(x))
+        expected = vae.objective(vae.domain.tensor(x))
     assert sum(group.sum() for group in kl) == pytest.approx(array(expected["kl"]).mean(), rel=1e-4)
     scale_1 = kl[1].sum() + kl[2].sum()  # the two groups nearest to the image
     assert scale_1 == pytest.approx(array(expected["kl_1"]).mean(), rel=1e-4)
@@ -108,7 +108,7 @@ def test_kl_per_group_is_the_rate():
 def rates(vae, x):
     """The mean KL of each group, from the top, of the noise that `objective` draws too."""
     with vae.noise_from(3):
-        kls = vae.descend(vae.prepare(x))[1]
+        kls = vae.latent_kl(vae.prepare(x))
     return np.array([array(kl).sum() / len(x) for kl in kls])
 
 

@@ -132,6 +132,8 @@ def test_identity_is_kept_where_the_held_groups_say_which():
     """A hierarchy whose lower group is the image, and whose top group says nothing."""
 
     class Telling:
+        sees_bits = False
+
         def encode(self, x):
             return x[:, :1], x / 255.0
 
@@ -140,8 +142,9 @@ def test_identity_is_kept_where_the_held_groups_say_which():
 
     image = keras.Input((28, 28, 1))
     pixels = keras.Model(image, keras.layers.Flatten()(image))
-    parts = [data.load("digits", split) for split in data.SPLITS]
-    alone, both = evaluation._identity(Telling(), pixels, parts, False, seed=0)["value"]
+    splits = {split: data.load("digits", split) for split in data.SPLITS}
+    found = evaluation.Found(splits, None, None, None, pixels, seed=0)
+    alone, both = evaluation._identity(Telling(), found)["value"]
     assert alone < 0.2 and both > 0.9
 
 

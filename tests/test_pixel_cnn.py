@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 from vae_zoo import PixelCNN
+from vae_zoo.domains import Symbols
 
 
 def array(tensor):
@@ -17,7 +18,7 @@ def array(tensor):
 def model(shape=(4, 5), levels=3, seed=0, **settings):
     keras.utils.set_random_seed(seed)
     settings = {"filters": 6, "blocks": 2, **settings}
-    pixel_cnn = PixelCNN(grid_shape, levels=levels, seed=seed, **settings)
+    pixel_cnn = PixelCNN(shape, levels=levels, seed=seed, **settings)
     rng = np.random.default_rng(seed)
     for v in pixel_cnn.trainable_variables:
         v.assign(rng.normal(0, 0.3, v.shape))
@@ -25,7 +26,7 @@ def model(shape=(4, 5), levels=3, seed=0, **settings):
 
 
 def draws(n, shape=(4, 5), levels=3, seed=0):
-    return np.random.default_rng(seed).integers(0, levels, (n, *grid_shape)).astype("int32")
+    return np.random.default_rng(seed).integers(0, levels, (n, *shape)).astype("int32")
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
@@ -75,7 +76,7 @@ def test_samples_follow_the_density():
     assert not np.array_equal(new[:100], pixel_cnn.sample(100, seed=2, batch_size=500))
 
 
-@pytest.mark.parametrize("condition", [{}, {"condition_levels": 3, "condition_shape": (2, 3)}])
+@pytest.mark.parametrize("condition", [{}, {"condition": Symbols((2, 3), 3)}])
 def test_what_a_block_remembers_is_what_it_would_compute_again(condition):
     """Cached sampling draws what whole images, computed anew for each symbol, would draw."""
     pixel_cnn = model((4, 5), kernel_size=5, **condition)
@@ -92,25 +93,25 @@ def test_what_a_block_remembers_is_what_it_would_compute_again(condition):
 
 
 def test_a_coarse_grid_conditions_the_places_below_it():
-    condition = {"condition_levels": 3, "condition_shape": (2, 1)}
+    condition = {"condition": Symbols((2, 1), 3)}
     pixel_cnn, x = model((4, 5), **condition), draws(1)
     y = np.zeros((1, 2, 1), "int32")
     logits = lambda y: array(pixel_cnn.logits(ops.convert_to_tensor(x), y))  # noqa: E731
     one, other = logits(y), logits(y + [[[0], [1]]])
     assert (np.abs(one - other) > 1e-6).any(-1).all()  # its convolutions reach the upper half too
-    with pytest.raises(ValueError, match=r"int \(batch, \*\(2, 1\)\)"):
+    with pytest.raises(ValueError, match=r"`y` must be int symbols of shape \(batch, \*\(2, 1\)\)"):
         pixel_cnn.log_prob(x, np.zeros(1, "int32"))
-    with pytest.raises(ValueError, match=r"`condition_shape` \(\) or \(height, width\)"):
-        PixelCNN((4, 5), condition_levels=3, condition_shape=(2,))
+    with pytest.raises(ValueError, match=r"symbols of shape \(height, width\)"):
+        PixelCNN((4, 5), condition=Symbols((2,), 3))
 
 
 def test_labels_condition_every_place():
-    pixel_cnn, x = model(condition_levels=3), draws(2)
+    pixel_cnn, x = model(condition=3), draws(2)
     logits = [array(pixel_cnn.logits(ops.convert_to_tensor(x), np.full(2, y))) for y in range(3)]
     assert (np.abs(logits[0] - logits[1]) > 1e-6).any(-1).all()
-    new = pixel_cnn.sample(3, condition=[0, 1, 2], seed=0, batch_size=4)
+    new = pixel_cnn.sample(3, y=[0, 1, 2], seed=0, batch_size=4)
     assert new.shape == (3, 4, 5) and new.max() < 3
-    with pytest.raises(ValueError, match=r"must be int \(batch, \*\(\)\). Received: shape=None"):
+    with pytest.raises(ValueError, match=r"`y` must be int symbols of shape \(batch,\) in 0..2. Received: y=None"):
         pixel_cnn.log_prob(x)
     with pytest.raises(ValueError, match="must be None"):
         model().log_prob(x, np.zeros(2, "int32"))

@@ -282,15 +282,15 @@ ABSURD = [
     ("DenseVAE", {"hidden": [10**9]}),
     ("DenseVAE", {"hidden": [60000, 60000]}),
     ("DenseVAE", {"hidden": [1] * 10**5}),
-    ("DenseVAE", {"image_shape": [60000, 60000, 3]}),
-    ("DenseVAE", {"image_shape": [65536, 65536, 1]}),
-    ("DenseVAE", {"image_shape": [16384, 16384, 1], "hidden": [1]}),  # twice, gated
-    ("ConvVAE", {"image_shape": [65536, 65536, 1]}),
+    ("DenseVAE", {"shape": [60000, 60000, 3]}),
+    ("DenseVAE", {"shape": [65536, 65536, 1]}),
+    ("DenseVAE", {"shape": [16384, 16384, 1], "hidden": [1]}),  # twice, gated
+    ("ConvVAE", {"shape": [65536, 65536, 1]}),
     ("ConvVAE", {"filters": [60000, 60000]}),
     ("ConvVAE", {"filters": [60000], "blocks": 1}),
     ("ConvVAE", {"filters": [60000], "latent_grid": True, "latent_dim": 60000}),
     ("ConvVAE", {"units": 10**9}),
-    ("ConvVAE", {"units": 65536, "image_shape": [256, 256, 1]}),
+    ("ConvVAE", {"units": 65536, "shape": [256, 256, 1]}),
     ("ConvVAE", {"blocks": 10**9}),
     ("Autoencoder", {"latent_dim": 10**30}),
     ("Autoencoder", {"latent_dim": 1e9}),
@@ -306,8 +306,8 @@ def test_absurd_sizes_are_refused(tmp_path, family, sizes):
     config = config_of(path)
     config["config"].update(sizes)
     path = rewritten(path, tmp_path / "rewritten.keras", config)
-    refused(path, "limit|must be in|may name|elements")
-    with pytest.raises(ValueError, match="must be in|may name|elements"):
+    refused(path, "limit")
+    with pytest.raises(ValueError, match="limit"):
         keras.models.load_model(path)
 
 

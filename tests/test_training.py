@@ -9,6 +9,7 @@ from keras import layers, ops
 
 import vae_zoo
 from vae_zoo import data
+from vae_zoo.engine import adam as adam_of_engine
 from vae_zoo.engine import backend
 
 BACKEND = keras.config.backend()
@@ -569,7 +570,7 @@ def test_fused_adam_is_keras_adam(optimizer, amsgrad):
         adam = optimizer(learning_rate=rate, epsilon=1e-3, amsgrad=amsgrad)
         adam.build(variables)
         if accelerate:
-            fused.accelerate(adam)
+            adam_of_engine.accelerate(adam)
         for _ in range(20):
             # As a convolution's lies in memory: in another order than its weights.
             transposed = lambda x: ops.transpose(x, tuple(range(len(x.shape)))[::-1])  # noqa: E731

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from families import images
 from keras import ops
+from vae_zoo.domains import Symbols
 from vae_zoo.priors import TopDown
 from vae_zoo.quantizers import Codebook, FiniteScalars
 
@@ -87,7 +88,7 @@ def test_unused_vectors_go_where_outputs_lie():
 @pytest.mark.parametrize("averaged", [False, True])
 def test_the_loss_is_the_papers(averaged):
     vae = model(averaged=averaged, commitment=0.7)
-    x = vae.images(X)
+    x = vae.domain.tensor(X)
     outputs = {k: array(v) for k, v in vae.objective(x, training=True).items()}
     z, e = outputs["z_0"], array(vae.codebooks[0].lookup(ops.convert_to_tensor(outputs["codes_0"])))
     distance = ((z - e) ** 2).sum((1, 2, 3))
@@ -102,7 +103,7 @@ def test_the_loss_is_the_papers(averaged):
 
 def test_the_bound_is_the_same_for_any_number_of_samples():
     vae = model()
-    elbo = array(vae.objective(vae.images(X), training=False)["elbo"])
+    elbo = array(vae.objective(vae.domain.tensor(X), training=False)["elbo"])
     for k in (1, 7):
         np.testing.assert_allclose(vae.log_likelihood(X, num_samples=k), elbo, rtol=1e-5)
 
@@ -148,7 +149,7 @@ def test_kmeans_starts_with_every_code_in_use():
     vae = model(codes=5)
     vae.start_codebook(X)
     assert len(np.unique(vae.encode(X))) == 5
-    z = array(vae.quantized(vae.images(X))[0][0])
+    z = array(vae.quantized(vae.domain.tensor(X))[0][0])
     e = array(vae.codebooks[0].lookup(ops.convert_to_tensor(vae.encode(X))))
     assert ((z - e) ** 2).mean() < 0.5 * z.var(axis=(0, 1, 2)).mean()
 
@@ -183,9 +184,10 @@ def test_finite_scalars_reach_every_code_and_come_back(levels):
 
 def test_a_vae_of_finite_scalars_has_one_loss():
     vae = model(levels=(4, 3))
-    outputs = vae.objective(vae.images(X), training=True)
-    x = vae.images(X)
-    distortion = -vae.likelihood.log_prob(x, outputs["parameters"], ops.mean)
+    outputs = vae.objective(vae.domain.tensor(X), training=True)
+    x = vae.domain.tensor(X)
+    parameters = vae.likelihood_parameters(vae.infer(x))
+    distortion = -vae.likelihood.log_prob(x, parameters, ops.mean)
     np.testing.assert_allclose(array(outputs["loss"]), array(distortion), rtol=1e-6)
     assert vae.codes == 12 and not vae.codebooks[0].variables
     with pytest.raises(ValueError, match="2 or more"):
@@ -210,16 +212,16 @@ def test_the_bottom_grid_depends_on_the_top_codes_and_the_image_on_both():
     assert not np.allclose(vae.decode(((top + 1) % 6, bottom)), vae.decode((top, bottom)))
     assert not np.allclose(vae.decode((top, (bottom + 1) % 6)), vae.decode((top, bottom)))
     # Whatever the top codes are, the bottom encoder sees them.
-    before = vae.quantized(vae.images(X))[1][0]
+    before = vae.quantized(vae.domain.tensor(X))[1][0]
     vae.codebooks[0].vectors.assign(array(vae.codebooks[0].vectors) + 1)
-    assert not np.allclose(array(before), array(vae.quantized(vae.images(X))[1][0]))
+    assert not np.allclose(array(before), array(vae.quantized(vae.domain.tensor(X))[1][0]))
     with pytest.raises(ValueError, match=r"\(\(2, 2\), \(4, 4\)\).*\(24, 2, 2\)"):
         vae.decode(top)
 
 
 def test_the_loss_of_two_grids_is_the_sum_of_their_terms():
     vae = pair()
-    outputs = {k: array(v) for k, v in vae.objective(vae.images(X), training=True).items()}
+    outputs = {k: array(v) for k, v in vae.objective(vae.domain.tensor(X), training=True).items()}
     distance = 0
     for i, codebook in enumerate(vae.codebooks):
         e = array(codebook.lookup(ops.convert_to_tensor(outputs[f"codes_{i}"])))
@@ -228,7 +230,7 @@ def test_the_loss_of_two_grids_is_the_sum_of_their_terms():
     np.testing.assert_allclose(outputs["kl"], np.full(24, 20 * np.log(6)), rtol=1e-5)
     vae.start_codebook(X)
     for i, codebook in enumerate(vae.codebooks):  # each centre is one of its own grid's outputs
-        z = array(vae.quantized(vae.images(X))[i][0]).reshape(-1, 3)
+        z = array(vae.quantized(vae.domain.tensor(X))[i][0]).reshape(-1, 3)
         nearest = np.abs(z[:, None] - array(codebook.vectors)).max(-1).min(0)
         assert nearest.mean() < np.abs(z - z.mean(0)).mean()
     vae.compile()
@@ -241,7 +243,7 @@ def learned(vae):
     settings = {"levels": 6, "filters": 4, "blocks": 1}
     if isinstance(vae, VQVAE2):
         top = PixelCNN((2, 2), seed=1, **settings)
-        condition = {"condition_levels": 6, "condition_shape": (2, 2)}
+        condition = {"condition": Symbols((2, 2), 6)}
         return vae.with_prior(TopDown(top, PixelCNN((4, 4), seed=1, **condition, **settings)))
     return vae.with_prior(PixelCNN((2, 2), seed=1, **settings))
 

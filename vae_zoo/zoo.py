@@ -28,13 +28,6 @@ FOLDERS = [pathlib.Path(__file__).parents[i] / "saved_models" for i in (0, 1)]
 FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[1])
 CLASSIFIER = "classifier_"  # entries whose names begin so are what `cnn_fid` takes features from
 
-# A size above these is a mistake or an attack, never a wish.
-LARGEST = 2**16  # of one layer, by these keywords of a config
-SIZES = ("latents", "widths", "groups", "units", "filters", "latent_dim", "hidden", "components")
-SIZES += ("shape", "image_shape", "batch_shape", "codes", "code_dim")
-DEEPEST = 256  # layers of one kind
-MOST = 2**28  # elements of one example
-
 
 def names():
     """Names of the entries, sorted."""
@@ -201,7 +194,6 @@ def load_model(path, compile=True):
         raise ValueError(f"{path} is truncated, damaged or no .keras file ({error})") from error
     if damaged:
         raise ValueError(f"{path} is damaged: {damaged} in it does not match its checksum")
-    _check_sizes(config, path)
     try:
         with weight_budget(_elements(path)):
             model = keras.models.load_model(path, compile=compile)
@@ -227,20 +219,3 @@ def _elements(path):
         with h5py.File(content, "r") as file:
             file.visititems(count)
     return found[0]
-
-
-def _check_sizes(config, path, key=""):
-    """Walks a model's config; raises `ValueError` at a size that no model of the zoo has."""
-    if isinstance(config, dict):
-        for name, value in config.items():
-            _check_sizes(value, path, name)
-    elif isinstance(config, list):
-        sizes = [value for value in config if isinstance(value, int)]
-        if key.endswith("shape") and math.prod(sizes) > MOST or len(sizes) > DEEPEST:
-            raise ValueError(f"{path} asks for {key}={config[:5]}…, above the limits of sizes")
-        for value in config:
-            _check_sizes(value, path, key)
-    elif isinstance(config, (int, float)):
-        limit = DEEPEST if key == "blocks" else LARGEST if key in SIZES else None
-        if limit is not None and config > limit:
-            raise ValueError(f"{path} asks for {key}={config}, above the limit of {limit}")

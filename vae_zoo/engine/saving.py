@@ -54,6 +54,31 @@ def keywords(cls):
     return list(dict.fromkeys(names))
 
 
+# A size above these is a mistake or an attack, never a wish.
+LARGEST = 2**16  # of one layer, by these keywords of a config
+SIZES = ("latents", "widths", "groups", "units", "filters", "latent_dim", "hidden", "components")
+SIZES += ("shape", "image_shape", "batch_shape", "codes", "code_dim")
+DEEPEST = 256  # layers of one kind
+MOST = 2**28, 2**29  # elements of one example, of all weights together
+
+
+def check_sizes(config, key=""):
+    """Walks a model's config; raises `ValueError` at a size that no model of the zoo has."""
+    if isinstance(config, dict):
+        for name, value in config.items():
+            check_sizes(value, name)
+    elif isinstance(config, (list, tuple)):
+        sizes = [value for value in config if isinstance(value, int)]
+        if len(sizes) > DEEPEST or (key.endswith("shape") and math.prod(sizes) > MOST[0]):
+            raise ValueError(f"{key}={config[:5]} … of {len(config)} is above the limits of sizes")
+        for value in config:
+            check_sizes(value, key)
+    elif isinstance(config, (int, float)):
+        limit = DEEPEST if key == "blocks" else LARGEST if key in SIZES else None
+        if limit is not None and config > limit:
+            raise ValueError(f"{key}={config} is above the limit of {limit}")
+
+
 @contextlib.contextmanager
 def weight_budget(elements):
     """Context in which layers may ask for no more elements of weights than that, all together;
@@ -65,7 +90,7 @@ def weight_budget(elements):
     def add_weight(self, shape=None, *args, **kwargs):
         left[0] -= math.prod(shape or ())
         if left[0] < 0:
-            raise ValueError(f"its config asks for more weights than the {elements:,} it holds")
+            raise ValueError(f"its config asks for more weights than the limit of {elements:,}")
         return before(self, shape, *args, **kwargs)
 
     layer.add_weight = add_weight
@@ -142,11 +167,13 @@ class SavedModel(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         taken = keywords(cls)
+        check_sizes(config)
         config = translated(config, taken)
         trainable = config.pop("trainable", True)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = restore(config["dtype"])
-        model = cls(**config)
+        with weight_budget(MOST[1]):
+            model = cls(**config)
         if not trainable:
             model.trainable = False
         return model

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from vae_zoo.lab import metrics
+from vae_zoo.models.kinds import given
 
 
 class NoticeCollapse(keras.callbacks.Callback):
@@ -31,13 +32,13 @@ class NoticeCollapse(keras.callbacks.Callback):
         last = epoch + 1 == self.epochs
         if self.warned or not (last or (epoch + 1) % 10 == 0):
             return
-        active, size = metrics.active_units(self.model.encode(self.x, self.y))
+        active, size = metrics.active_units(self.model.encode(self.x, *given(self.y)))
         few = active < max(1, size / 10)
         stuck = self.before is not None and active <= self.before
         self.before = active if few else None  # a young model may still wake up
         if few and (last or stuck):
             self.warned = True
-            kl = keras.tree.flatten(self.model.kl_per_latent(self.x, self.y))
+            kl = keras.tree.flatten(self.model.kl_per_latent(self.x, *given(self.y)))
             kl = np.sort(np.concatenate([group.ravel() for group in kl]))[::-1]
             warnings.warn(
                 f"Posterior collapse: {active} of {size} latents are active after epoch "

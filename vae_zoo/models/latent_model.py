@@ -31,7 +31,14 @@ class _WithData(Trainable):
             return None
         if y is None:
             self.check_labels(y)
+        self.condition.check(y, "`y`")
         return self.condition.tensor(y)
+
+    def labels(self, y):
+        """Labels of a call of its own, not of a data set: superfluous ones are a `ValueError`."""
+        if self.condition is None and y is not None:
+            self.check_labels(y)
+        return self.prepare_labels(y)
 
     def _arrays(self, x, y):
         """Checked NumPy arrays (x,), or (x, y) where labels are taken."""

@@ -185,10 +185,7 @@ class PixelCNN(Density):
         return x, tuple(last)
 
     def log_prob(self, x, y=None):
-        x, y = (
-            ops.convert_to_tensor(x),
-            self.prepare_labels(y if y is None else ops.convert_to_tensor(y)),
-        )
+        x, y = ops.convert_to_tensor(x), self.labels(y)
         lead = tuple(ops.shape(x)[: len(x.shape) - 2])
         flat = ops.cast(ops.reshape(x, (-1, *self.shape)), "int32")
         log_probs = ops.log_softmax(self.logits(flat, *given(y)), axis=-1)
