@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from families import FAMILIES
-from test_families import array, objective, over_families, step, table
+from test_families import array, objective, step, table
 
 from vae_zoo import load_model
 
@@ -23,7 +23,7 @@ def noise_table(monkeypatch):
     monkeypatch.setattr(Trainable, "draw", lambda self, *args, **how: table(*args, **how))
 
 
-@over_families
+@pytest.mark.parametrize("name", NUMBERS)
 def test_a_file_of_before_goes_on_as_before(name, noise_table):
     expected, family = NUMBERS[name], FAMILIES[name]
     model = keras.models.load_model(FOLDER / f"{name}.keras")

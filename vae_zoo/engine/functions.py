@@ -106,7 +106,8 @@ def _identity(function):
     if hasattr(function, "__code__"):
         cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
         owner = id(getattr(function, "__self__", None))
-        return (function.__code__, owner, *map(_identity, cells))
+        used = (*cells, *(function.__defaults__ or ()), function.__kwdefaults__)
+        return (function.__code__, owner, *map(_identity, used))
     try:
         hash(function)
         return function

@@ -308,6 +308,9 @@ class Trainable(NoisyModel):
             RuntimeError: if no update is made for long, since every gradient is refused.
         """
         self._check_arguments(x, y, kwargs.get("sample_weight"))
+        if isinstance(kwargs.get("validation_data"), tuple):
+            held_out = (*kwargs["validation_data"], None)[:2]
+            self._check_arguments(*held_out, None)
         self._stop_at(kwargs.get("steps_per_epoch"), kwargs.get("validation_steps"))
         if self.compiled and replicas.devices()[0] > 1:
             self.optimizer.build(self.trainable_variables)
@@ -382,6 +385,8 @@ class Trainable(NoisyModel):
                 "of any value where the model takes none, or a dataset of (x, y, w)."
             )
         self.check_data(x)
+        if self.condition is not None and isinstance(x, np.ndarray):
+            self.check_labels(y)
 
 
 def _as_list(callbacks):

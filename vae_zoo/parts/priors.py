@@ -1,7 +1,7 @@
 """Priors over latents: whatever has `log_prob(z, y=None)` and `sample(n, y=None, seed=None)`.
 
 A prior is a role: the small ones live here, and a `Density` may play it too. One that knows its KL
-from a posterior in closed form says so by `kl(posterior)`.
+from a posterior in closed form says so by `kl(posterior, y=None)`.
 """
 
 import math
@@ -38,7 +38,7 @@ class StandardNormal(layers.Layer):
         """n latents (n, *latent_shape), float32; `seed` is an int or a `SeedGenerator`."""
         return keras.random.normal((n, *self.latent_shape), seed=seed)
 
-    def kl(self, posterior):
+    def kl(self, posterior, y=None):
         """KL(q || N(0, I)) of each latent: (batch, *latent_shape), nats; None where it has no
         closed form. Kingma and Welling 2014, arXiv:1312.6114, appendix B."""
         return posterior.kl() if isinstance(posterior, DiagonalGaussian) else None
