@@ -9,9 +9,9 @@ import sys
 import time
 
 import keras
-from vae_zoo.evaluate import evaluate
 
 from vae_zoo import cli, data, load_model, zoo
+from vae_zoo.evaluate import evaluate
 
 LICENCES = {
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes, C. Burges)",
@@ -84,6 +84,7 @@ def add_entry(
     settings = config["settings"]
     dataset = settings["dataset"]
     model = load_model(run, compile=False)
+    zoo.round_weights(model)  # what is measured is what is stored
     binary = model.sees_bits
     x_test, _ = data.load(dataset, "test")
     x_test = data.binarize(x_test) if binary else x_test
@@ -108,7 +109,6 @@ def add_entry(
     own = ("output", "resume", "tensorboard")
     bits = "bits drawn from the grey levels, anew at every training step, once for test (seed 777)"
     card = {
-        "config": model.get_config(),
         "dataset": dataset,
         "preprocessing": bits if binary else "grey levels or colours in [0, 1]",
         "data_licence": LICENCES.get(dataset, "unknown"),

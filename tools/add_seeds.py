@@ -7,13 +7,12 @@ A run is one of the entry's command with another `--seed`, measured as the entry
 
 import json
 import pathlib
-import re
 import sys
 
 import numpy as np
-from vae_zoo.evaluate import measure
 
 from vae_zoo import cli, data, load_model, zoo
+from vae_zoo.evaluate import measure
 
 OWN = ("output", "resume", "tensorboard", "seed")  # settings of a run, not of what it trains
 
@@ -32,8 +31,7 @@ def add_seeds(name, runs: tuple[str, ...] = ()):
     bound = next((key for key in numbers if key.startswith("nll_iw")), None)
     how = {"num_samples": 0}
     if bound:
-        images = re.search(r"([\d,]+) images", numbers[bound]["protocol"])[1]
-        how = {"num_samples": int(bound[6:]), "num_images": int(images.replace(",", ""))}
+        how = {"num_samples": numbers[bound]["samples"], "num_images": numbers[bound]["images"]}
     x, _ = data.load(card["dataset"], "test")
     for run in map(pathlib.Path, runs):
         config = json.loads((run / "config.json").read_text())

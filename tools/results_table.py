@@ -107,11 +107,10 @@ def _number(card, pattern, number):
         text = str(value)
     elif error is not None and abs(value) >= 10:
         text += f" ± {error:.2f}"
-    protocol = re.match(r"([\d,]+) importance samples, ([\d,]+) images", number["protocol"])
-    if protocol and pattern.startswith("nll"):
-        samples, images = protocol.groups()
-        every = card["metrics"]["elbo"]["protocol"].endswith(f", {images} images")
-        text += f" ({samples})" if every else f" ({samples}; {images} images)"
+    if "samples" in number and pattern.startswith("nll"):
+        samples, images = number["samples"], number["images"]
+        every = images == card["metrics"]["elbo"]["images"]
+        text += f" ({samples:,})" if every else f" ({samples:,}; {images:,} images)"
     return text
 
 

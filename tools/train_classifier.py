@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from vae_zoo import cli, data, files, zoo
+from vae_zoo import cli, data, zoo
 
 
 def train_classifier(dataset="mnist", epochs=15, batch_size=128, learning_rate=2e-3, seed=0):
@@ -43,31 +43,26 @@ def train_classifier(dataset="mnist", epochs=15, batch_size=128, learning_rate=2
         metrics=["accuracy"],
     )
     model.fit(x, y, batch_size=batch_size, epochs=epochs, validation_data=validation, verbose=2)
+    zoo.round_weights(model)  # what is measured is what is stored
     accuracy = model.evaluate(*test, batch_size=256, verbose=0, return_dict=True)["accuracy"]
 
-    name = zoo.CLASSIFIER + dataset
     trained = keras.Model(image, logits)  # without its optimizer
     card = {
-        "name": name,
         "settings": {"dataset": dataset, "epochs": epochs, "seed": seed},
         "command": cli.command(),
         "machine": cli.machine(),
-        "parameters": model.count_params(),
         "metrics": {
             "accuracy": {
                 "value": accuracy,
                 "standard_error": float(np.sqrt(accuracy * (1 - accuracy) / len(test[0]))),
                 "unit": "",
                 "protocol": f"{len(test[0]):,} test images",
+                "images": len(test[0]),
             }
         },
     }
-    with files.replacing(zoo.FOLDER / name) as partial:
-        partial.mkdir()
-        trained.save(partial / "model.keras")
-        card["sha256"] = files.sha256(partial / "model.keras")
-        cli.write_json(partial / "card.json", card)
-    cli.table(card["metrics"], [(zoo.FOLDER / name, "the classifier")])
+    folder = zoo.save(trained, zoo.CLASSIFIER + dataset, card)
+    cli.table(card["metrics"], [(folder, "the classifier")])
     return accuracy
 
 

@@ -8,7 +8,6 @@ folder is the registry.
 import contextlib
 import functools
 import json
-import math
 import pathlib
 import shutil
 import zipfile
@@ -53,7 +52,7 @@ def load(name):
     Raises:
         ValueError: if there is no such entry, or its file is not the one that the card describes.
     """
-    return load_model(_checked(name), compile=False)
+    return load_model(checked(name), compile=False)
 
 
 def classifier(dataset):
@@ -62,12 +61,12 @@ def classifier(dataset):
     name = CLASSIFIER + pathlib.Path(dataset).stem
     if not (FOLDER / name / "card.json").is_file():
         return None
-    model = keras.models.load_model(_checked(name), compile=False)
+    model = keras.models.load_model(checked(name), compile=False)
     return keras.Model(model.inputs, model.get_layer("features").output)
 
 
-def _checked(name):
-    """Path of an entry's model, whose sha256 is that of its card."""
+def checked(name):
+    """Path of an entry's file; `ValueError` unless its sha256 is that of the card."""
     expected, path = card(name)["sha256"], FOLDER / name / "model.keras"
     if not path.is_file() or files.sha256(path) != expected:
         raise ValueError(f"{path} is damaged: its sha256 is not that of its card ({expected})")
@@ -78,9 +77,9 @@ def save(model, name, card, pictures=()):
     """Writes an entry, whole or not at all; one of the same name is replaced.
 
     Args:
-        model: trained model; it is saved without its optimizer.
-        name: str, `<family>_<data set>[_<variant>]`.
-        card: dict, all of the card but what is known here: class, config, parameters, sha256.
+        model: trained model, or a classifier; its weights are rounded, its optimizer is left out.
+        name: str, `<family>_<data set>[_<variant>]`, or `classifier_<data set>`.
+        card: dict, all of the card but what is known here: name, class, parameters, sha256, config.
         pictures: paths of pictures to put beside it.
 
     Returns:
@@ -89,19 +88,32 @@ def save(model, name, card, pictures=()):
     target = FOLDER / name
     with files.replacing(target) as partial:
         partial.mkdir()
+        path = partial / "model.keras"
+        round_weights(model)
         with _uncompiled(model):
-            model.save(partial / "model.keras")
-        np.savez_compressed(partial / "golden.npz", **golden(model))
+            model.save(path)
+        files.compress(path)
         for picture in pictures:
             shutil.copy(picture, partial)
         own = {
             "name": name,
             "class": type(model).__name__,
             "parameters": model.count_params(),
-            "sha256": files.sha256(partial / "model.keras"),
+            "sha256": files.sha256(path),
         }
-        files.write_json(partial / "card.json", {**own, **card})
+        if isinstance(model, Trainable):
+            own["config"] = model.get_config()
+            np.savez_compressed(partial / "golden.npz", **golden(model))
+        files.write_json(partial / "card.json", {**own, **card, **own})  # these keys come first
     return target
+
+
+def round_weights(model):
+    """Rounds the float weights of a model in place, see `files.rounded`: it moves the ELBO by less
+    than a tenth of its standard error. Integers, counters and seeds stay as they are."""
+    for weight in model.weights:
+        if weight.dtype == "float32":
+            weight.assign(files.rounded(ops.convert_to_numpy(weight)))
 
 
 @contextlib.contextmanager
@@ -189,7 +201,7 @@ def load_model(path, compile=True):
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-            config = json.loads(archive.read("config.json"))
+            json.loads(archive.read("config.json"))
     except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path} is truncated, damaged or no .keras file ({error})") from error
     if damaged:

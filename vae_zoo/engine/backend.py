@@ -90,14 +90,17 @@ def value_and_gradients(function, inputs, variables, others=(), recordings=None)
         scalar, outputs = function(*inputs)
         gradients = torch_gradients(scalar, [v.value for v in variables])
     gradients = [
-        ops.zeros(v.shape, v.dtype) if g is None else _dense(g)
+        ops.zeros(v.shape, v.dtype) if g is None else _dense(g, v)
         for g, v in zip(gradients, variables)
     ]
     return keras.tree.map_structure(ops.stop_gradient, outputs), gradients
 
 
-def _dense(gradient):
-    return tf.convert_to_tensor(gradient) if BACKEND == "tensorflow" else gradient
+def _dense(gradient, variable):
+    if BACKEND == "tensorflow":
+        gradient = tf.convert_to_tensor(gradient)
+        gradient.set_shape(variable.shape)  # which a sum over replicas loses
+    return gradient
 
 
 def global_norm(tensors):

@@ -123,6 +123,8 @@ class Trainable(NoisyModel):
         x, y, weights = self._unpack(data)
         shares = weights / replicas.replica_sum(ops.sum(weights))  # of the whole batch
         optimizer, variables = self.optimizer, self.trainable_variables
+        if not optimizer.built:  # a loss-scaling one has no scale before
+            optimizer.build(variables)
 
         # The noise state moves on; everything else comes back after a bad batch.
         kept = [*self.non_trainable_weights, *self.assigned]

@@ -1,8 +1,9 @@
 """What every picture is drawn with: pixels, sheets of images, figures, one way to write them.
 
 A pixel of an image becomes a square of whole pixels of the picture, never smoothed, and NaN is
-magenta: nothing that a model gets wrong is hidden by the drawing. Figures are made without pyplot,
-so no window, no display and no global state is involved.
+magenta: nothing that a model gets wrong is hidden by the drawing. Only the file of a large picture
+has fewer colours. Figures are made without pyplot, so no window, no display and no global state is
+involved.
 """
 
 import io
@@ -14,6 +15,7 @@ import numpy as np
 from vae_zoo import files
 
 DPI = 100
+LIMIT = 100_000  # bytes of a picture's file
 TILE = 84  # pixels, about: the longer side of an image in a grid
 GAP, GROUP_GAP, MARGIN = 3, 12, 10  # pixels between images, between groups of rows, around all
 CHARACTER, LINE = 7, 15  # pixels, about: width and height of a letter of 8 points
@@ -120,11 +122,52 @@ def save(figure, path):
     """Write the PNG, small, whole or not at all; equal figures give equal bytes."""
     from PIL import Image
 
-    drawn, picture = io.BytesIO(), io.BytesIO()
+    drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
-    image = Image.open(drawn).convert("RGB")
-    if colours := image.getcolors(256):  # without loss
-        image = image.quantize(len(colours), dither=Image.Dither.NONE)
-    image.save(picture, "PNG", optimize=True)
-    files.write_bytes(path, picture.getvalue())
+    return write(Image.open(drawn), path)
+
+
+def write(image, path):
+    """Write a PIL image as a PNG of less than `LIMIT` bytes.
+
+    Without loss if that is small enough; else in fewer colours, and at last in fewer pixels.
+    """
+    image = image.convert("RGB")
+    for picture in _versions(image):
+        content = io.BytesIO()
+        picture.save(content, "PNG", optimize=True)
+        if content.tell() < LIMIT:
+            break
+    files.write_bytes(path, content.getvalue())
     return Path(path)
+
+
+def _versions(image):
+    """An image, first as it is, then with ever less in it."""
+    if few := image.getcolors(256):
+        yield _palette(image, len(few))
+    else:
+        yield image
+    for factor in range(1, max(image.size) + 1):
+        smaller = image.reduce(factor)
+        undefined = (np.asarray(smaller) == NAN_COLOUR).all(axis=-1)
+        for colours in (256, 128, 64, 32):
+            picture = _palette(smaller, colours - 1)
+            yield _marked(picture, undefined) if undefined.any() else picture
+
+
+def _palette(image, colours):
+    from PIL import Image
+
+    return image.quantize(colours, dither=Image.Dither.NONE)
+
+
+def _marked(picture, undefined):
+    """A picture with a palette, magenta again where it was so."""
+    from PIL import Image
+
+    indices, palette = np.array(picture), picture.getpalette()
+    indices[undefined] = len(palette) // 3
+    marked = Image.fromarray(indices)
+    marked.putpalette([*palette, *NAN_COLOUR])
+    return marked
