@@ -11,7 +11,7 @@ import time
 import keras
 
 from vae_zoo import cli, data, load_model, zoo
-from vae_zoo.evaluate import evaluate
+from vae_zoo.lab.evaluate import evaluate
 
 LICENCES = {
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes, C. Burges)",

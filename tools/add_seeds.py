@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from vae_zoo import cli, data, load_model, zoo
-from vae_zoo.evaluate import measure
+from vae_zoo.lab.evaluate import measure
 
 OWN = ("output", "resume", "tensorboard", "seed")  # settings of a run, not of what it trains
 

@@ -240,7 +240,7 @@ def _sampling(settings):
     import vae_zoo
 
     model = vae_zoo.PixelCNN(filters=32, blocks=5, seed=0)
-    whole = model._compiled("logits", model.logits)
+    whole = model.compiled_function("logits", model.logits)
     x = np.zeros((64, 28, 28), "int32")
     whole(x), model.sample(64, seed=0)  # compile
     cached, naive = [], []

@@ -46,11 +46,8 @@ class Recordings:
     def of(self, function, inputs, variables, others):
         """A function of `inputs` that does what `value_and_gradients` says, or None."""
         key = (*map(description, inputs), *map(id, variables))
-        if key not in self.players:
-            self.players[key] = self._player(function, inputs, variables, others)
-        return self.players[key]
-
-    def _player(self, function, inputs, variables, others):
+        if key in self.players:
+            return self.players[key]
         pure, assigned = pure_function(function, variables, others), []
 
         def differentiate(values, other_values, *inputs):
@@ -75,7 +72,8 @@ class Recordings:
                 others[i].assign(value)
             return outputs, gradients
 
-        return play and assign_and_return
+        self.players[key] = play and assign_and_return
+        return self.players[key]
 
 
 def description(tensor):
