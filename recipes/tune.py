@@ -56,7 +56,7 @@ def tune(
         family, dataset, objective, target_distortion, likelihood, epochs, batch_size, seed
     )
     objective = search.objective
-    if not search.judge.searches_beta and family in tuning.WITH_BETA:
+    if not search.judge.searches_beta and search.with_beta:
         print(
             f"{objective} is a bound at β = 1, best where β = 1 was trained: β is not searched. "
             "--objective cnn_fid or rate_at_distortion search it."

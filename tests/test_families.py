@@ -456,7 +456,7 @@ ROOMS = {
     ),
     "lab": (
         {"__init__"},
-        {"metrics", "canvas", "checkpoint", "transfer", "export", "console"},
+        {"metrics", "canvas", "checkpoint", "transfer", "export", "console", "spaces"},
         {"charts", "callbacks", "measure"},
         {"plots", "evaluate"},
         {"pictures"},

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from vae_zoo.evaluate import evaluate, measure
+from vae_zoo.kinds import BaseVAE, Density, LatentModel, Trainable, given
+from vae_zoo.posteriors import DiagonalGaussian
 
 import vae_zoo
 from vae_zoo import data, domains, plots, runs, transfer, zoo
-from vae_zoo.evaluate import evaluate, measure
-from vae_zoo.kinds import BaseVAE, Density, LatentModel, Trainable, given
 from vae_zoo.lab.pictures import pictures
-from vae_zoo.posteriors import DiagonalGaussian
 
 register = keras.saving.register_keras_serializable("tests")
 
@@ -31,7 +31,14 @@ class LabelledVAE(BaseVAE):
     """p(x|z, y): the label, one of several classes, enters encoder and decoder."""
 
     def __init__(
-        self, shape=(28, 28, 1), classes=10, *, seed=None, skip_threshold=None, dtype=None, name=None
+        self,
+        shape=(28, 28, 1),
+        classes=10,
+        *,
+        seed=None,
+        skip_threshold=None,
+        dtype=None,
+        name=None,
     ):
         size = int(np.prod(shape))
         parts = {"encoder": network(size + classes, 4, "encoder")}
@@ -55,7 +62,9 @@ class LabelledVAE(BaseVAE):
 
     def likelihood_parameters(self, z, y=None, training=False):
         lead = tuple(ops.shape(z)[:-1])
-        label = ops.broadcast_to(ops.one_hot(y, self.classes, dtype="float32"), (*lead, self.classes))
+        label = ops.broadcast_to(
+            ops.one_hot(y, self.classes, dtype="float32"), (*lead, self.classes)
+        )
         both = ops.reshape(ops.concatenate([z, label], axis=-1), (-1, 2 + self.classes))
         return ops.reshape(ops.cast(self.decoder(both), "float32"), (*lead, *self.shape))
 
@@ -271,6 +280,7 @@ def test_any_other_trainable_is_measured_by_what_it_logs():
     numbers = measure(classifier, x, y)
     logs = classifier.evaluate(x, y, verbose=0, return_dict=True)
     assert {name: number["value"] for name, number in numbers.items()} == pytest.approx(logs)
+    assert evaluate(classifier, "digits")["accuracy"]["images"] == 300
     with pytest.raises(ValueError, match="A Classifier has no examples"):
         zoo.golden(classifier)
 
@@ -288,6 +298,24 @@ def test_a_run_of_a_family_of_ones_own_is_a_run(tmp_path, capsys):
     larger, fresh = transfer.adapted(model, shape=(30, 28, 1))
     assert larger.domain.shape == (30, 28, 1) and fresh
     plots.samples(larger.sample(4, y=1), tmp_path / "larger.png")
+
+
+@pytest.mark.filterwarnings("ignore:currentThread:DeprecationWarning")  # KerasTuner's
+@pytest.mark.filterwarnings("ignore:getName:DeprecationWarning")
+def test_a_search_over_a_family_of_ones_own(tmp_path):
+    tuning = pytest.importorskip("vae_zoo.tuning")
+    logged = []
+
+    def space(hp, shape, seed):
+        return LabelledVAE(shape, seed=hp.Int("start", 1, 3) + seed)
+
+    search = tuning.Search(space, epochs=1, progress=logged.append)
+    assert search.objective == "val_elbo" and not search.with_beta
+    assert set(np.unique(search.validation[0])) == {0, 255}  # as the model sees them
+    tuner = search.tuner("random", 2, tmp_path)
+    tuner.search(epochs=1, verbose=0)
+    rows = tuning.table(tuner)
+    assert [row["status"] for row in rows] == ["COMPLETED"] * 2 and len(logged) == 2
 
 
 # === Objectives that couple examples, and players ===
@@ -376,7 +404,9 @@ def test_players_have_their_own_gradients_and_a_spike_of_one_leaves_the_other():
     assert not np.allclose(ops.convert_to_numpy(model.leader), before[0])
     np.testing.assert_array_equal(ops.convert_to_numpy(model.follower), before[1])
     iterations = [int(ops.convert_to_numpy(o.iterations)) for o in model.optimizer.optimizers]
-    assert sorted(iterations) == [2, 3] and int(ops.convert_to_numpy(model.optimizer.iterations)) == 3
+    assert (
+        sorted(iterations) == [2, 3] and int(ops.convert_to_numpy(model.optimizer.iterations)) == 3
+    )
 
 
 def test_players_need_an_optimizer_each():

@@ -97,7 +97,8 @@ def evaluate(
 
 def labels_of(model, y):
     """The labels of a data set that a model takes: all, or none."""
-    return None if model.condition is None else y
+    takes_none = isinstance(model, (Density, LatentModel)) and model.condition is None
+    return None if takes_none else y
 
 
 @functools.singledispatch

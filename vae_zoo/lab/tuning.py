@@ -23,15 +23,11 @@ from keras_tuner.src import utils
 from vae_zoo import data, files, zoo
 from vae_zoo.engine import distribute, replicas
 from vae_zoo.engine.batches import Batches
+from vae_zoo.engine.saving import keywords
 from vae_zoo.lab import metrics, runs
 from vae_zoo.lab.evaluate import features
-from vae_zoo.models.autoencoder import Autoencoder
-from vae_zoo.models.conv_vae import ConvVAE
-from vae_zoo.models.dense_vae import DenseVAE
-from vae_zoo.models.hierarchical_vae import HierarchicalVAE
-from vae_zoo.models.pixel_cnn import PixelCNN
-from vae_zoo.models.vq_vae import VQVAE
-from vae_zoo.models.vq_vae_2 import VQVAE2
+from vae_zoo.lab.spaces import FAMILIES
+from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.parts import likelihoods, schedules
 
 
@@ -82,71 +78,6 @@ OBJECTIVES = {
 }
 
 
-# === What is varied: defaults are those of the recipes ===
-
-
-def _latents(hp, default):
-    return hp.Int("latent_dim", 2, 64, sampling="log", default=default)
-
-
-def _width(hp, default, largest=512):
-    return hp.Int("width", largest // 16, largest, sampling="log", default=default)
-
-
-def _autoencoder(hp, **shared):
-    return Autoencoder(latent_dim=_latents(hp, 2), hidden=(_width(hp, 300),) * 2, **shared)
-
-
-def _dense_vae(hp, **shared):
-    return DenseVAE(latent_dim=_latents(hp, 16), hidden=(_width(hp, 300),) * 2, **shared)
-
-
-def _conv_vae(hp, **shared):
-    filters = hp.Choice("filters", [8, 16, 32, 64], default=32)
-    widths = {"filters": (filters, 2 * filters), "units": _width(hp, 256)}
-    return ConvVAE(latent_dim=_latents(hp, 16), **widths, **shared)
-
-
-def _hierarchical_vae(hp, **shared):
-    latents, width = hp.Int("latent_dim", 8, 64, sampling="log", default=32), _width(hp, 256)
-    latents, widths = ((size, size // 2, size // 4) for size in (latents, width))
-    return HierarchicalVAE(latents=latents, widths=widths, **shared)
-
-
-def _codes(hp):
-    return {
-        "codes": hp.Choice("codes", [16, 32, 64, 128, 256, 512], default=64),
-        "code_dim": hp.Choice("code_dim", [4, 8, 16, 32, 64], default=16),
-        "commitment": hp.Float("commitment", 0.1, 10.0, sampling="log", default=0.25),
-    }
-
-
-def _vq_vae(hp, **shared):
-    filters = hp.Choice("filters", [8, 16, 32, 64], default=32)
-    return VQVAE(filters=(filters, 2 * filters), **_codes(hp), **shared)
-
-
-def _vq_vae_2(hp, **shared):
-    filters = hp.Choice("filters", [8, 16, 32, 64], default=32)
-    return VQVAE2(filters=(filters,), **_codes(hp), **shared)
-
-
-def _pixel_cnn(hp, shape, **shared):
-    filters = hp.Choice("filters", [8, 16, 32, 64], default=16)
-    blocks = hp.Int("blocks", 2, 8, default=5)
-    return PixelCNN(shape=shape[:2], filters=filters, blocks=blocks, **shared)
-
-
-FAMILIES = {  # function of (hp, shape, …) -> model; its likelihood, None without a choice
-    "autoencoder": (_autoencoder, None),
-    "dense_vae": (_dense_vae, "bernoulli"),
-    "conv_vae": (_conv_vae, "bernoulli"),
-    "hierarchical_vae": (_hierarchical_vae, "bernoulli"),
-    "vq_vae": (_vq_vae, "gaussian"),
-    "vq_vae_2": (_vq_vae_2, "gaussian"),
-    "pixel_cnn": (_pixel_cnn, None),
-}
-WITH_BETA = ("dense_vae", "conv_vae", "hierarchical_vae")
 TUNERS = {
     "random": keras_tuner.RandomSearch,
     "bayesian": keras_tuner.BayesianOptimization,
@@ -161,7 +92,8 @@ class Search(keras_tuner.HyperModel):
     images; test images are not looked at.
 
     Args:
-        family: name in `FAMILIES`.
+        family: name in `FAMILIES`; or, of a family of one's own, a function of (hp, shape, seed
+            and, where its constructor takes it, beta) -> model, of any kind.
         dataset: see `vae_zoo.data.load`.
         objective: name in `OBJECTIVES`; None takes the validation bound, or loss.
         target_distortion: float, nats, for the objective "rate_at_distortion".
@@ -187,31 +119,46 @@ class Search(keras_tuner.HyperModel):
         progress=print,
     ):
         super().__init__()
-        if family not in FAMILIES:
+        if not callable(family) and family not in FAMILIES:
             raise ValueError(f"`family` must be one of {sorted(FAMILIES)}. Received: {family!r}")
-        bounded = family not in ("autoencoder", "pixel_cnn")
-        objective = objective or ("val_elbo" if bounded else "val_loss")
-        if objective not in OBJECTIVES:
+        self.make, default = (family, None) if callable(family) else FAMILIES[family]
+        self.likelihood = (likelihood or default) if default else None
+        if self.likelihood:
+            likelihoods.get(self.likelihood)
+        if objective is not None and objective not in OBJECTIVES:
             raise ValueError(
                 f"`objective` must be one of {sorted(OBJECTIVES)}. Received: {objective!r}"
             )
-        if objective != "val_loss" and not bounded:
-            raise ValueError(f"The objective of {family} must be val_loss. Received: {objective}")
         if (objective == "rate_at_distortion") != (target_distortion is not None):
             raise ValueError(
                 "The objective rate_at_distortion and a target distortion (nats) go together"
             )
-        self.make, default = FAMILIES[family]
-        self.likelihood = (likelihood or default) if default else None
-        self.family, self.dataset, self.objective = family, dataset, objective
-        self.target_distortion, self.judge = target_distortion, OBJECTIVES[objective]
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
-        self.progress, binary = progress, family == "pixel_cnn"  # without a choice of likelihood
-        if self.likelihood:
-            binary = likelihoods.get(self.likelihood).binary
-        self.train, self.validation, self.test = runs.splits(dataset, binary=binary)
-        if objective == "cnn_fid":
+        self.progress, self.target_distortion = progress, target_distortion
+        self.dataset, self.family = dataset, family
+        self.train, self.validation, self.test = runs.splits(dataset)
+
+        # What the family is, one of its models says.
+        model = self.make(keras_tuner.HyperParameters(), **self._shared())
+        bounded = isinstance(model, BaseVAE)
+        self.with_beta = "beta" in keywords(type(model))
+        if model.sees_bits:
+            held_out = self.validation, self.test
+            self.validation, self.test = ((data.binarize(x), y) for x, y in held_out)
+        self.objective = objective or ("val_elbo" if bounded else "val_loss")
+        if self.objective != "val_loss" and not bounded:
+            raise ValueError(
+                f"The objective of {family} must be val_loss. "
+                f"Received: {self.objective}"
+            )
+        self.judge = OBJECTIVES[self.objective]
+        if self.objective == "cnn_fid":
             self._load_features()
+
+    def _shared(self):
+        """What every model of the search is made with."""
+        shared = {"shape": self.train[0].shape[1:], "seed": self.seed}
+        return shared | ({"likelihood": self.likelihood} if self.likelihood else {})
 
     def _load_features(self):
         self.classifier = zoo.classifier(self.dataset)
@@ -225,10 +172,8 @@ class Search(keras_tuner.HyperModel):
         epochs, first = (hp.values.get(f"tuner/{k}", 0) for k in ("epochs", "initial_epoch"))
         epochs = epochs or self.epochs
         images = self.train[0]
-        shared = {"shape": images.shape[1:], "seed": self.seed}
-        if self.likelihood:
-            shared["likelihood"] = self.likelihood
-        if self.family in WITH_BETA:
+        shared = self._shared()
+        if self.with_beta:
             beta = 1.0
             if self.judge.searches_beta:
                 beta = hp.Float("beta", 0.1, 10.0, sampling="log", default=1.0)
@@ -253,7 +198,7 @@ class Search(keras_tuner.HyperModel):
             monitor, patience=max(5, self.epochs // 5), mode=mode, restore_best_weights=True
         )
         # With another β the best bound at β = 1 is not what is sought.
-        stops = () if self.judge.searches_beta and self.family in WITH_BETA else (stopping,)
+        stops = () if self.judge.searches_beta and self.with_beta else (stopping,)
         try:
             model.fit(
                 batches,
