@@ -7,13 +7,18 @@ import runpy
 import shutil
 import subprocess
 import sys
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import vae_zoo
-from vae_zoo import DenseVAE, zoo
+from vae_zoo import DenseVAE, data, files, zoo
+from vae_zoo.lab import canvas
+from vae_zoo.lab.evaluate import measure
 
 ROOT = pathlib.Path(__file__).parent.parent
 ENTRIES = zoo.names()
@@ -28,10 +33,10 @@ def golden_of(name):
 def test_an_entry_returns_what_its_golden_file_says(name):
     expected = golden_of(name)
     model = zoo.load(name)
-    found = zoo.golden(model, expected["x"])
+    found = zoo.golden(model, expected["x"], expected.get("y"))
     assert set(found) == set(expected)
     for key, value in found.items():
-        exact = value.dtype.kind == "i"
+        exact = np.asarray(value).dtype.kind == "i"
         tolerance = {"rtol": 1e-5} if key == "loss" else {"rtol": 0, "atol": 0 if exact else 1e-4}
         np.testing.assert_allclose(value, expected[key], **tolerance, err_msg=key)
     by_keras = keras.models.load_model(zoo.FOLDER / name / "model.keras")
@@ -42,7 +47,12 @@ def test_an_entry_returns_what_its_golden_file_says(name):
 @pytest.mark.parametrize("name", ENTRIES)
 def test_a_card_says_where_its_model_comes_from(name):
     card = zoo.card(name)
-    assert card["name"] == name and card["class"] == type(zoo.load(name)).__name__
+    model = zoo.load(name)
+    assert card["name"] == name and card["class"] == type(model).__name__
+    assert card["config"] == json.loads(json.dumps(model.get_config()))
+    if "classifier_sha256" in card:
+        classifier = zoo.card(zoo.CLASSIFIER + card["dataset"])
+        assert card["classifier_sha256"] == classifier["sha256"]
     assert card["command"].split()[1:2] == ["python"] and card["data_licence"] != "unknown"
     assert {"backend", "keras", "machine", "epochs", "minutes", "seed"} <= set(card["training"])
     assert {"backend", "machine", "test_images"} <= set(card["evaluation"])
@@ -50,6 +60,8 @@ def test_a_card_says_where_its_model_comes_from(name):
         assert {"value", "unit", "protocol"} <= set(number), metric
         assert np.isfinite(number["value"]).all(), metric
         assert ("anchor" in number) == ("anchor_source" in number), metric
+        if metric in ("elbo", "nll") or "_iw" in metric:
+            assert number["images"] > 1 and ("samples" in number) == (metric != "nll"), metric
 
 
 def test_a_run_becomes_an_entry_with_the_numbers_of_other_seeds(tmp_path, monkeypatch, capsys):
@@ -78,8 +90,22 @@ def test_a_run_becomes_an_entry_with_the_numbers_of_other_seeds(tmp_path, monkey
 
 
 def test_all_entries_together_are_small():
-    files = [path for path in zoo.FOLDER.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 40 * 2**20
+    paths = [path for path in zoo.FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in paths) < 24 * 2**20
+    assert all(path.stat().st_size < canvas.LIMIT for path in paths if path.suffix == ".png")
+
+
+def test_a_large_picture_has_fewer_colours_and_what_is_undefined_stays_magenta(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype("uint8")
+    images[3:6, 3:6] = canvas.NAN_COLOUR
+    for path, image in (("large", images), ("few", images // 200 * 200), ("small", images[:9, :9])):
+        path = canvas.write(Image.fromarray(image), tmp_path / f"{path}.png")
+        with Image.open(path) as picture:
+            written = np.asarray(picture.convert("RGB"))
+        assert path.stat().st_size < canvas.LIMIT and written.shape == image.shape
+        undefined = (image == canvas.NAN_COLOUR).all(-1)
+        assert (undefined == (written == canvas.NAN_COLOUR).all(-1)).all()
+        assert (written == image).all() == (path.stem != "large")
 
 
 def tiny():
@@ -106,14 +132,104 @@ def test_an_entry_comes_back_as_it_was_saved(folder):
     again, golden = zoo.load("tiny_vae"), golden_of("tiny_vae")
     assert not again.compiled and (folder / "tiny_vae" / "picture.png").read_bytes() == b"drawn"
     assert set(np.unique(golden["x"])) <= {0, 255} and golden["x"].shape == (4, 12, 12, 1)
-    z_mean, _ = again.posterior(again.images(golden["x"]))
-    np.testing.assert_allclose(golden["latent"], keras.ops.convert_to_numpy(z_mean), atol=1e-5)
+    z_mean = keras.ops.convert_to_numpy(again.posterior(again.domain.tensor(golden["x"])).mean)
+    np.testing.assert_allclose(golden["latent"], z_mean, atol=1e-5)
     np.testing.assert_allclose(golden["reconstruction"], again.decode(golden["latent"]))
     # The loss at the mean of the posterior, by hand.
     x, p = golden["x"] / 255.0, golden["reconstruction"].astype("float64")
     kl = again.kl_per_latent(golden["x"][:1]).sum()
     distortion = -(x * np.log(p) + (1 - x) * np.log1p(-p)).sum((1, 2, 3))
     np.testing.assert_allclose(golden["loss"][0], distortion[0] + kl, rtol=1e-4)
+
+
+def test_weights_are_rounded_as_a_half_float_is():
+    numbers = np.random.default_rng(0).normal(size=10_000).astype("float32")
+    numbers = numbers[abs(numbers) > 2e-4]  # smaller ones have fewer bits in a half float
+    np.testing.assert_array_equal(files.rounded(numbers), numbers.astype("float16"))
+    ties = 1 + np.float32([1, 3, 5]) / 2**11  # to even
+    np.testing.assert_array_equal(files.rounded(ties), 1 + np.float32([0, 4, 4]) / 2**11)
+    kept = np.float32([0, 1e-30, -2.5, 1e30, np.inf, -np.inf, np.nan])
+    np.testing.assert_allclose(files.rounded(kept), kept, rtol=2**-11)
+    assert files.rounded(kept).dtype == "float32" and files.rounded(np.float32(0.1)).shape == ()
+
+
+def test_only_float_weights_are_rounded():
+    layer = keras.layers.Layer()
+    values = {"float32": 1 / 3, "float16": 1 / 3, "int32": 2**24 - 1, "bool": True}
+    for dtype, value in values.items():
+        constant = keras.initializers.Constant(value)
+        layer.add_weight(shape=(2,), dtype=dtype, initializer=constant, trainable=False)
+    layer.built = True
+    before = [keras.ops.convert_to_numpy(weight) for weight in layer.weights]
+    model = keras.Sequential([layer])
+    zoo.round_weights(model)
+    after = [keras.ops.convert_to_numpy(weight) for weight in layer.weights]
+    assert (after[0] == files.rounded(before[0])).all() and (after[0] != before[0]).all()
+    for old, new in zip(before[1:], after[1:], strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_rounding_moves_the_elbo_by_less_than_a_tenth_of_its_standard_error():
+    (x, _), (test, _) = data.load("digits"), data.load("digits", "test")
+    model = DenseVAE(x.shape[1:], latent_dim=4, hidden=(32,), seed=0)
+    model.compile(keras.optimizers.Adam(3e-3))
+    model.fit(x, batch_size=64, epochs=5, verbose=0)
+    test = data.binarize(test)
+    before = measure(model, test, num_samples=0, elbo_samples=4)["elbo"]
+    zoo.round_weights(model)
+    after = measure(model, test, num_samples=0, elbo_samples=4)["elbo"]  # by the same draws
+    assert after["value"] != before["value"]
+    assert abs(after["value"] - before["value"]) < before["standard_error"] / 10
+
+
+def test_files_of_entries_are_compressed_and_plain_keras_reads_them(folder):
+    model = tiny()
+    model.sample(2)
+    zoo.save(model, "tiny_vae", {"dataset": "digits"})
+    path = folder / "tiny_vae" / "model.keras"
+    again = keras.models.load_model(path)
+    for old, new in zip(model.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (old, new)))
+    items = []
+    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as content:
+        with h5py.File(content) as file:
+            file.visititems(lambda name, item: items.append(item))
+            arrays = [item for item in items if isinstance(item, h5py.Dataset)]
+            large = [item for item in arrays if item.nbytes >= files.SMALL]
+            assert large and all(item.shuffle and item.compression == "gzip" for item in large)
+            assert any(item.dtype == "int64" for item in arrays)  # noise
+    model.save(folder / "plain.keras")
+    assert path.stat().st_size < (folder / "plain.keras").stat().st_size / 2
+
+
+def test_entries_are_stored_anew_with_what_is_known_of_them(folder, capsys):
+    store_anew = runpy.run_path(str(ROOT / "tools" / "store_anew.py"))["store_anew"]
+    classifier = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    zoo.save(classifier, "classifier_digits", {"machine": "a"})
+    (folder / "picture.png").write_bytes(b"drawn")
+    numbers = {"metrics": {"elbo": {"value": 1.0}}, "classifier_sha256": "of another"}
+    model = tiny()
+    zoo.save(model, "tiny_vae", {"dataset": "digits", **numbers}, [folder / "picture.png"])
+    (folder / "picture.png").unlink()
+    before = {name: zoo.card(name) for name in ("classifier_digits", "tiny_vae")}
+    store_anew()
+    after = {name: zoo.card(name) for name in before}
+    assert list(after["tiny_vae"]) == list(before["tiny_vae"])
+    sha256 = after["classifier_digits"]["sha256"]
+    assert after["tiny_vae"]["classifier_sha256"] == sha256
+    assert sha256 == files.sha256(folder / "classifier_digits" / "model.keras")
+    for name in before:
+        for key in ("sha256", "classifier_sha256"):
+            before[name].pop(key, None), after[name].pop(key, None)
+    assert after == before and "config" not in after["classifier_digits"]
+    assert {path.name for path in (folder / "tiny_vae").iterdir()} == {
+        "model.keras",
+        "card.json",
+        "golden.npz",
+        "picture.png",
+    }
+    for old, new in zip(model.get_weights(), zoo.load("tiny_vae").get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_saving_anew_replaces_whole_entries(folder):
