@@ -7,9 +7,9 @@ import json
 import pathlib
 
 import keras
-from vae_zoo.evaluate import evaluate
 
 from vae_zoo import cli, distribute, load_model, zoo
+from vae_zoo.evaluate import evaluate
 
 
 def evaluate_model(

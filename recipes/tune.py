@@ -16,9 +16,9 @@ import pathlib
 
 import keras
 import numpy as np
-from vae_zoo.evaluate import measure
 
 from vae_zoo import cli, plots, tuning
+from vae_zoo.evaluate import measure
 
 
 def tune(

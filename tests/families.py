@@ -9,9 +9,6 @@ from collections.abc import Callable
 import keras
 import numpy as np
 from keras import layers
-from vae_zoo.domains import Symbols
-from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
-from vae_zoo.priors import GaussianMixture
 
 from vae_zoo import (
     VAE,
@@ -24,6 +21,9 @@ from vae_zoo import (
     PixelCNN,
     schedules,
 )
+from vae_zoo.domains import Symbols
+from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
+from vae_zoo.priors import GaussianMixture
 
 # One small shape for nearly all of them: JAX compiles each operation once a shape. Two halvings
 # give 2×2, so convolutional decoders have two columns to crop.

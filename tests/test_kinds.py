@@ -10,13 +10,13 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from vae_zoo.evaluate import evaluate, measure
-from vae_zoo.kinds import BaseVAE, Density, LatentModel, Trainable, given
-from vae_zoo.posteriors import DiagonalGaussian
 
 import vae_zoo
 from vae_zoo import data, domains, plots, runs, transfer, zoo
+from vae_zoo.evaluate import evaluate, measure
+from vae_zoo.kinds import BaseVAE, Density, LatentModel, Trainable, given
 from vae_zoo.lab.pictures import pictures
+from vae_zoo.posteriors import DiagonalGaussian
 
 register = keras.saving.register_keras_serializable("tests")
 

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 from scipy import linalg, ndimage
-from vae_zoo.evaluate import evaluate
 
 from vae_zoo import VQVAE, Autoencoder, DenseVAE, HierarchicalVAE, PixelCNN, data, metrics, runs
 from vae_zoo import evaluate as evaluation
+from vae_zoo.evaluate import evaluate
 
 rng = np.random.default_rng(0)
 

@@ -111,7 +111,7 @@ def test_labels_condition_every_place():
     assert (np.abs(logits[0] - logits[1]) > 1e-6).any(-1).all()
     new = pixel_cnn.sample(3, y=[0, 1, 2], seed=0, batch_size=4)
     assert new.shape == (3, 4, 5) and new.max() < 3
-    with pytest.raises(ValueError, match=r"`y` must be int symbols of shape \(batch,\) in 0..2. Received: y=None"):
+    with pytest.raises(ValueError, match="needs labels.*in 0..2. Received: y=None"):
         pixel_cnn.log_prob(x)
     with pytest.raises(ValueError, match="must be None"):
         model().log_prob(x, np.zeros(2, "int32"))

@@ -11,11 +11,11 @@ from keras import layers, ops
 from scipy import special, stats
 from sklearn import mixture
 from test_families import array, filled, table
-from vae_zoo.evaluate import measure
-from vae_zoo.metrics import active_units
 
 from vae_zoo import VAE, likelihoods, priors, schedules
 from vae_zoo.engine.trainable import Trainable
+from vae_zoo.evaluate import measure
+from vae_zoo.metrics import active_units
 
 # The linear Gaussian VAE: x = W z + b + s noise. The columns of W are orthogonal, so that the
 # posterior is a Gaussian with independent entries, which the encoder can be.

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from families import images
 from keras import ops
+
+from vae_zoo import VQVAE, VQVAE2, PixelCNN
 from vae_zoo.domains import Symbols
 from vae_zoo.priors import TopDown
 from vae_zoo.quantizers import Codebook, FiniteScalars
-
-from vae_zoo import VQVAE, VQVAE2, PixelCNN
 
 SHAPE = (8, 8, 1)
 X = images(24, SHAPE)
