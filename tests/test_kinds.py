@@ -14,7 +14,7 @@ from keras import layers, ops
 import vae_zoo
 from vae_zoo import data, domains, plots, runs, transfer, zoo
 from vae_zoo.evaluate import evaluate, measure
-from vae_zoo.kinds import BaseVAE, Density, LatentModel, Trainable, given
+from vae_zoo.kinds import BaseVAE, Density, LatentModel, Trainable
 from vae_zoo.lab.pictures import pictures
 from vae_zoo.posteriors import DiagonalGaussian
 
@@ -69,8 +69,8 @@ class LabelledVAE(BaseVAE):
         return ops.reshape(ops.cast(self.decoder(both), "float32"), (*lead, *self.shape))
 
     def objective(self, x, y=None, training=False):
-        q = self.posterior(x, *given(y), training=training)
-        parameters = self.likelihood_parameters(q.sample(self.draw, 1), *given(y))
+        q = self.posterior(x, y, training)
+        parameters = self.likelihood_parameters(q.sample(self.draw, 1), y)
         return self.bound(x, parameters, q.kl(), training)
 
 

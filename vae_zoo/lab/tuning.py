@@ -148,8 +148,7 @@ class Search(keras_tuner.HyperModel):
         self.objective = objective or ("val_elbo" if bounded else "val_loss")
         if self.objective != "val_loss" and not bounded:
             raise ValueError(
-                f"The objective of {family} must be val_loss. "
-                f"Received: {self.objective}"
+                f"The objective of {family} must be val_loss. Received: {self.objective}"
             )
         self.judge = OBJECTIVES[self.objective]
         if self.objective == "cnn_fid":

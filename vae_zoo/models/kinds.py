@@ -36,7 +36,8 @@ class BaseVAE(LatentModel):
     Args:
         domain, latent_domain, condition, parts: see `LatentModel`.
         likelihood: `Likelihood`.
-        prior: None for N(0, I), or anything with `log_prob` and `sample` (see `with_prior`).
+        prior: None for N(0, I), or anything with `log_prob` and `sample` (see `with_prior`); of
+            several groups of latents a family sets `self.prior` itself.
         beta: float, or a `LearningRateSchedule` of the optimizer's iterations, the weight of the KL
             while training; evaluation has 1. Above 1 it is a beta-VAE, rising to 1 a warm-up.
         free_bits: float, nats that each entry of what `bound` is given as KL may use before it
@@ -101,10 +102,10 @@ class BaseVAE(LatentModel):
         raise NotImplementedError
 
     def infer(self, x, y=None):
-        return self.posterior(x, *given(y)).mean
+        return self.posterior(x, y).mean
 
     def generate(self, z, y=None):
-        parameters = self.likelihood_parameters(z, *given(y))
+        parameters = self.likelihood_parameters(z, y)
         return self.likelihood.mean(parameters, self.domain.shape[-1])
 
     def kl(self, posterior, z, y=None):
@@ -161,9 +162,9 @@ class BaseVAE(LatentModel):
         Returns:
             three tensors, float32 (num_samples, batch), nats, of one pass with one noise.
         """
-        q = self.posterior(x, *given(y), training=training)
+        q = self.posterior(x, y, training)
         z = q.sample(self.draw, num_samples)
-        parameters = self.likelihood_parameters(z, *given(y), training=training)
+        parameters = self.likelihood_parameters(z, y, training)
         fitting = self.batch_mean if training else None
         log_likelihood = self.likelihood.log_prob(x, parameters, fitting)
         return log_likelihood, self.prior.log_prob(z, *given(y)), q.log_prob(z)
@@ -238,7 +239,7 @@ class BaseVAE(LatentModel):
     def latent_kl(self, x, y=None):
         """KL(q(z|x) || p(z)) of each latent, as a family's `objective` has it: (batch, ...) or a
         tuple of such, a group each."""
-        q = self.posterior(x, *given(y))
+        q = self.posterior(x, y)
         return self.kl(q, q.sample(self.draw, 1), y)
 
     def kl_per_latent(self, x, y=None, batch_size=256):

@@ -82,7 +82,7 @@ class Density(_WithData):
         raise NotImplementedError
 
     def objective(self, x, y=None, training=False):
-        nll = -self.log_prob(x, *given(y))
+        nll = -self.log_prob(x, y)
         return {"loss": nll, "nll": nll}
 
     def log_likelihood(self, x, y=None, batch_size=256, seed=EVALUATION_SEED):
@@ -134,7 +134,7 @@ class LatentModel(_WithData):
     def call(self, x):
         x, y = x if self.condition is not None else (x, None)
         y = self.prepare_labels(y)
-        return self.generate(self.infer(self.domain.tensor(x), *given(y)), *given(y))
+        return self.generate(self.infer(self.domain.tensor(x), y), y)
 
     def encode(self, x, y=None, batch_size=256):
         """Latents of examples: NumPy (n, *shape) -> NumPy (n, *latent_shape), the posterior means

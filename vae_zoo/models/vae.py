@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from vae_zoo.engine.saving import restore
-from vae_zoo.models.kinds import BaseVAE, given
+from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.parts import domains, likelihoods
 from vae_zoo.parts.posteriors import DiagonalGaussian
 
@@ -98,8 +98,8 @@ class VAE(BaseVAE):
         return ops.reshape(ops.cast(flat, "float32"), (*lead, *self.decoder.output_shape[1:]))
 
     def objective(self, x, y=None, training=False):
-        q = self.posterior(x, *given(y), training=training)  # q(z|x)
+        q = self.posterior(x, y, training)  # q(z|x)
         z = q.sample(self.draw, self.num_samples)  # eq. 10
-        parameters = self.likelihood_parameters(z, *given(y), training=training)  # of p(x|z)
+        parameters = self.likelihood_parameters(z, y, training)  # of p(x|z)
         kl = self.kl(q, z, y)  # appendix B, or estimated from z
         return self.bound(x, parameters, kl, training)  # eq. 3, the mean over z as in eq. 7
