@@ -10,12 +10,12 @@ import sys
 import keras
 import numpy as np
 from keras import ops
-from vae_zoo.evaluate import features
-from vae_zoo.likelihoods import Gaussian
 
 import vae_zoo
 from vae_zoo import distribute, transfer
 from vae_zoo.engine.trainable import Trainable
+from vae_zoo.evaluate import features
+from vae_zoo.likelihoods import Gaussian
 
 SHAPE = (8, 6, 1)
 N, BATCH = 75, 32  # the last batch of an epoch, of 11, cannot be halved

@@ -452,3 +452,19 @@ def test_a_unit_is_active_above_a_variance_of_a_hundredth():
 def test_measure_an_autoencoder():
     family = FAMILIES["autoencoder_dense"]
     assert set(measure(family.make(), family.x)) == {"active_units", "psnr"}
+
+
+@pytest.mark.parametrize("name, size", [("conv_grid", 10), ("conv_flat", 50)])
+def test_grids_of_latents_are_taken_ten_images_at_a_time(name, size, monkeypatch):
+    """Layers of fifty samples of each image are held in memory."""
+    family, seen = FAMILIES[name], []
+    model = family.make(seed=1)
+    log_weights = model.log_weights
+
+    def watched(x, *args):
+        seen.append(int(x.shape[0]))
+        return log_weights(x, *args)
+
+    monkeypatch.setitem(model.__dict__, "log_weights", watched)
+    model.log_likelihood(np.concatenate([family.x] * 8), num_samples=2)
+    assert set(seen) == {size}
