@@ -17,7 +17,7 @@ from keras import ops
 
 import vae_zoo
 from vae_zoo import data, distribute
-from vae_zoo.engine import backend
+from vae_zoo.engine import replicas
 from vae_zoo.engine.trainable import Trainable
 
 BACKEND = keras.backend.backend()
@@ -256,7 +256,7 @@ def test_a_batch_is_dealt_out_with_weights_of_zero_for_what_fills_it_up(n, monke
     whole = data.Batches(x, y, batch_size=8, seed=4)
     parts = []
     for process in (0, 1):
-        monkeypatch.setattr(backend, "devices", lambda process=process: (4, 2, process))
+        monkeypatch.setattr(replicas, "devices", lambda process=process: (4, 2, process))
         parts.append(data.Batches(x, y, batch_size=8, seed=4))
     for i in range(len(whole)):
         dealt = [part[i] for part in parts]

@@ -59,7 +59,7 @@ LARGEST = 2**16  # of one layer, by these keywords of a config
 SIZES = ("latents", "widths", "groups", "units", "filters", "latent_dim", "hidden", "components")
 SIZES += ("shape", "image_shape", "batch_shape", "codes", "code_dim")
 DEEPEST = 256  # layers of one kind
-MOST = 2**28, 2**29  # elements of one example, of all weights together
+MOST = 2**27, 2**29  # elements of one example, of all weights together
 
 
 def check_sizes(config, key=""):
