@@ -12,19 +12,24 @@ if os.environ.get("KERAS_BACKEND") == "jax":
     fast = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {fast}"
 
-# Modules whose tests share nothing, so that any worker may run any of them.
-INDEPENDENT = ("test_cli", "test_distribute", "test_recipes", "test_zoo", "test_files_of_0_1")
+# Modules of long tests, which come first so that no worker waits for the last of them. These, and
+# those of a few others, share nothing: any worker may run any of them.
+LONG = ("test_distribute", "test_recipes", "test_tuning")
+INDEPENDENT = (*LONG, "test_cli", "test_fine_tune", "test_zoo", "test_files_of_0_1")
+DEVICES = {"two_devices", "two_processes", "one_device"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups
 def pytest_collection_modifyitems(items):
-    """Tests that share models or fixtures go to one worker: those of a family, of a fixture that
-    starts processes, of a module."""
+    """Tests that share models or fixtures go to one worker: those of a family, of the processes
+    that work on several devices, of a module."""
+    items.sort(key=lambda item: item.module.__name__ not in LONG)
     for item in items:
         group = module = item.module.__name__
-        family = re.search(r"\[(?:(?:True|False)-)?(\w+)(?:-(?:True|False))?\]$", item.name)
         if module == "test_families":
+            family = re.search(r"\[(?:True-|False-)?(\w+)\]$", item.name)
             group = family[1] if family else item.name
         elif module in INDEPENDENT:
-            group = "two_devices" if "two_devices" in item.fixturenames else item.nodeid
-        item.add_marker(pytest.mark.xdist_group(group))
+            group = "devices" if DEVICES & set(item.fixturenames) else None
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))

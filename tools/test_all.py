@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-WORKERS = ("-n", "2", "--dist", "loadgroup", "--durations", "20")
+WORKERS = "-n 2 --dist loadgroup --no-loadscope-reorder --durations 20".split()
 
 
 def main():
