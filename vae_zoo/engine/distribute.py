@@ -26,7 +26,7 @@ import re
 import keras
 import numpy as np
 
-from vae_zoo.engine import BACKEND, replicas
+from vae_zoo.engine import BACKEND, private, replicas
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
@@ -205,6 +205,7 @@ def _jax(devices, timeout):
 
 @contextlib.contextmanager
 def _torch(devices, timeout):
+    private.check_keras()
     if "WORLD_SIZE" not in os.environ:
         raise ValueError(
             "On PyTorch every device has a process of its own: start with torchrun "
