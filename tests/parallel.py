@@ -71,6 +71,7 @@ CASES = {  # name: (model, epochs of three steps, settings of the optimizer, pre
     "two_rates": ("dense_vae", 3, {}, "float32"),
     "float16": ("guarded_vae", 9, {}, "mixed_float16"),
 }
+SHORT = ("dense_vae", "vq_vae")  # what two processes train where two devices are not processes
 
 
 def quiet(self, shape, distribution="normal", alike=False):
@@ -135,12 +136,24 @@ def echo():
     return trained, model.evaluate(x, batch_size=16, verbose=0, return_dict=True)["product"]
 
 
+def unseeded():
+    """The loss of an epoch and the weights after it, of a model that no seed was given for."""
+    model = vae_zoo.DenseVAE(SHAPE, latent_dim=2, hidden=(8,))
+    model.compile("adam")
+    loss = model.fit(images(), batch_size=25, verbose=0).history["loss"]
+    weights = np.concatenate([array.ravel() for array in model.get_weights()])
+    return {"weights": weights, "loss": loss}
+
+
 def main(folder, devices, *cases):
     folder = pathlib.Path(folder)
-    with distribute.data_parallel(int(devices) or None, timeout=20):
+    # A worker of a busy machine may be slow to answer.
+    with distribute.data_parallel(int(devices) or None, timeout=600):
         if not distribute.is_main():
             folder = folder / "other"
         folder.mkdir(parents=True, exist_ok=True)
+        if not int(devices):  # several processes: at first, before anything sets a seed
+            np.savez(folder / "unseeded.npz", **unseeded())
         trained, tested = echo()
         np.savez(folder / "echo.npz", trained=trained, tested=tested)
         network = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
