@@ -42,6 +42,25 @@ class Echo(Trainable):
         return {"loss": self.scale**2 * ops.ones_like(product), "product": product}
 
 
+@keras.saving.register_keras_serializable("tests")
+class Coupled(Trainable):
+    """Pulls the examples of a batch together: sum_i w_i log mean_j w_j exp(-|z_i - z_j|^2)."""
+
+    logged = ("distance",)
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(2)
+        self.dense.build((None, 3))
+
+    def objective(self, x, y=None, training=False):
+        z = self.dense(x)
+        every, weights = self.whole_batch(z)
+        squared = ops.sum(ops.square(z[:, None] - every[None]), axis=-1)
+        near = ops.log(ops.sum(weights * ops.exp(-squared), axis=1) / ops.sum(weights))
+        return {"loss": -near, "distance": ops.sum(ops.square(z), axis=1)}
+
+
 MODELS = {
     "dense_vae": lambda: vae_zoo.DenseVAE(
         SHAPE, 3, (16,), likelihood=Gaussian("optimal"), free_bits=0.1, seed=5
@@ -113,12 +132,13 @@ def train(case):
         validation_data=(images(1),),
     ).history
     found = {f"history/{key}": np.float64(value) for key, value in history.items()}
-    found["history/evaluated"] = np.float64(model.evaluate(x, verbose=0))
-    found["reconstructions"] = model.predict(x[:5], verbose=0)
-    if case == "vq_vae":
-        found["codes"] = model.encode(x)
-    elif precision == "float32":  # 7 images, 2 at a time on each device
-        found["log_likelihood"] = model.log_likelihood(x[:7], num_samples=60, batch_size=2)
+    if case in MODELS:  # in the others it is training that is special
+        found["history/evaluated"] = np.float64(model.evaluate(x, verbose=0))
+        found["reconstructions"] = model.predict(x[:5], verbose=0)
+        if case == "vq_vae":
+            found["codes"] = model.encode(x)
+        else:  # 7 images, 2 at a time on each device
+            found["log_likelihood"] = model.log_likelihood(x[:7], num_samples=60, batch_size=2)
     parts = {"weights": model.weights, "slots": model.optimizer.variables}
     for part, variables in parts.items():
         arrays = [ops.convert_to_numpy(v).ravel().astype("float64") for v in variables]
@@ -145,6 +165,28 @@ def unseeded():
     return {"weights": weights, "loss": loss}
 
 
+def others():
+    """What couples the examples of a batch, its last one uneven; and densities with and without
+    labels, of which filler has none: losses and weights."""
+    found, rng = {}, np.random.default_rng(4)
+    keras.utils.set_random_seed(3)
+    coupled = Coupled(seed=1)
+    coupled.dense.kernel.assign(rng.normal(size=(3, 2)))
+    coupled.compile(keras.optimizers.SGD(0.1))
+    x, weights = rng.normal(size=(11, 3)).astype("float32"), np.arange(11) % 3.0
+    fit = {"batch_size": 6, "epochs": 3, "verbose": 0, "shuffle": False}
+    history = coupled.fit(x, np.zeros(11), sample_weight=weights, **fit).history
+    found["coupled"] = np.append(history["loss"], ops.convert_to_numpy(coupled.dense.kernel))
+    symbols = rng.integers(0, 3, (11, 4, 3))
+    for name, condition, y in (("plain", None, None), ("labelled", 2, np.arange(11) % 2)):
+        density = vae_zoo.PixelCNN((4, 3), 3, filters=4, blocks=1, condition=condition, seed=2)
+        for variable in density.trainable_variables:
+            variable.assign(rng.normal(0, 0.3, variable.shape))
+        density.compile(keras.optimizers.SGD(0.01))
+        found[name] = np.float64(density.fit(symbols, y, **fit).history["nll"])
+    return found
+
+
 def main(folder, devices, *cases):
     folder = pathlib.Path(folder)
     # A worker of a busy machine may be slow to answer.
@@ -160,6 +202,7 @@ def main(folder, devices, *cases):
         network.build((None, *SHAPE))
         made = {"features": features(network, images()), "kernel": network.get_weights()[0]}
         np.savez(folder / "features.npz", **made)
+        np.savez(folder / "others.npz", **others())
         Trainable.draw = quiet
         for case in cases:
             model, found = train(case)

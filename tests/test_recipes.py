@@ -46,7 +46,7 @@ def run(recipe, *arguments, **environment):
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 
@@ -124,7 +124,8 @@ def test_evaluate_knows_what_a_run_was_trained_on(tmp_path, capsys):
 
 def test_classify_learns_from_few_labels(tmp_path, capsys):
     classify = runpy.run_path(str(RECIPES / "classify.py"))["classify"]
-    settings = ["--labels", "2,20", "--draws", "2", "--steps", "250", "--output", str(tmp_path)]
+    settings = ["--checkpoint", str(RECIPES.parent / "saved_models/dense_vae_mnist")]
+    settings += ["--labels", "2,20", "--draws", "2", "--steps", "60", "--output", str(tmp_path)]
     numbers = cli.run(classify, settings)
     value = {name: number["value"] for name, number in numbers.items()}
     assert len(value) == 6 and (tmp_path / "accuracies.png").is_file()
@@ -168,7 +169,7 @@ def test_a_missing_backend_names_the_extra(backend):
     code = f"import sys; sys.modules[{backend!r}] = None; import vae_zoo"
     environment = {**os.environ, "KERAS_BACKEND": backend}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
