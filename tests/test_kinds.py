@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from parallel import Coupled
 
 import vae_zoo
 from vae_zoo import data, domains, plots, runs, transfer, zoo
@@ -319,25 +320,6 @@ def test_a_search_over_a_family_of_ones_own(tmp_path):
 
 
 # === Objectives that couple examples, and players ===
-
-
-@register
-class Coupled(Trainable):
-    """Pulls the examples of a batch together: sum_i w_i log mean_j w_j exp(-|z_i - z_j|^2)."""
-
-    logged = ("distance",)
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.dense = layers.Dense(2)
-        self.dense.build((None, 3))
-
-    def objective(self, x, y=None, training=False):
-        z = self.dense(x)
-        every, weights = self.whole_batch(z)
-        squared = ops.sum(ops.square(z[:, None] - every[None]), axis=-1)
-        near = ops.log(ops.sum(weights * ops.exp(-squared), axis=1) / ops.sum(weights))
-        return {"loss": -near, "distance": ops.sum(ops.square(z), axis=1)}
 
 
 def test_a_coupled_objective_sees_the_weights():
