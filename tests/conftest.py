@@ -52,4 +52,4 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_teardown(item, nextitem):
     """On JAX all that was compiled stays in memory, gigabytes in the end."""
     if "jax" in sys.modules and (nextitem is None or group(nextitem) != group(item)):
-        pass
+        sys.modules["jax"].clear_caches()
