@@ -14,6 +14,7 @@ status 2 and one line on stderr; `VAE_ZOO_TRACEBACK=1` in the environment shows 
 import argparse
 import contextlib
 import difflib
+import importlib
 import inspect
 import math
 import os
@@ -25,12 +26,18 @@ import traceback
 import typing
 from pathlib import Path
 
-from vae_zoo.files import replace_block, write_bytes, write_json
-from vae_zoo.lab.console import command, machine, progress, table
+# What a recipe or a tool needs beside `run`, from where it lives; asked for late, so that a wrong
+# flag is answered before the package is imported.
+_FROM = {
+    **dict.fromkeys(("command", "machine", "progress", "table"), "vae_zoo.lab.console"),
+    **dict.fromkeys(("replace_block", "write_bytes", "write_json"), "vae_zoo.files"),
+}
 
-# What a recipe or a tool needs beside `run`.
-__all__ = ["command", "machine", "progress", "replace_block", "run", "table"]
-__all__ += ["write_bytes", "write_json"]
+
+def __getattr__(name):
+    if name not in _FROM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_FROM[name]), name)
 
 
 def run(function, argv=None, distribute=False):
