@@ -140,7 +140,7 @@ class Trainable(NoisyModel):
             self.update_state(outputs, weights, training=True)
         for metric in self.metrics:
             metric.update_state(outputs, weights, accepted)
-        return self.get_metrics_result()
+        return replicas.as_keras_reduces(self.get_metrics_result())
 
     def _loss_and_outputs(self, x, y, weights, shares):
         self._now.weights, self._now.shares = weights, shares
@@ -220,7 +220,7 @@ class Trainable(NoisyModel):
             metric.update_state(outputs, weights)
         logs = self.get_metrics_result()
         del logs["skipped"]
-        return logs
+        return replicas.as_keras_reduces(logs)
 
     def predict_step(self, *args):
         *state, data = args  # JAX's comes first
@@ -255,7 +255,7 @@ class Trainable(NoisyModel):
         logs = {}
         for metric in self.metrics:
             logs |= metric.result()
-        return replicas.as_keras_reduces(logs)
+        return logs
 
     def _flatten_metrics_in_order(self, logs):
         # Of a list, `evaluate` without `return_dict` say, the loss is the first.
