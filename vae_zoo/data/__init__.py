@@ -18,12 +18,12 @@ import numpy as np
 
 from vae_zoo.data import folders, tfds
 from vae_zoo.data.shapes import Shapes
+from vae_zoo.data.tfds import SPLITS
 from vae_zoo.engine.batches import Batches
 
 __all__ = ["EMBEDDED", "SPLITS", "Batches", "Shapes", "binarize", "fingerprint", "load"]
 
 
-SPLITS = ("train", "validation", "test")
 EMBEDDED = ("digits", "shapes")
 
 

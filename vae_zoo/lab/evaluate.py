@@ -47,6 +47,11 @@ class Found:
     classifier: Any
     seed: int
 
+    @functools.cached_property
+    def quality(self):
+        """`Quality` by the data set's own images, for all samples that are means."""
+        return Quality(self)
+
 
 def evaluate(
     model,
@@ -112,12 +117,12 @@ def _(model: Density, found):
     if found.classifier is None or model.domain.pictures(found.x[:1]) is None:
         return {}
     train = data.binarize(found.some) if model.sees_bits else found.some
-    quality = Quality(model, found, found.x, train)  # a density draws bits, as test images are
+    quality = Quality(found, found.x, train)  # a density draws bits, as test images are
     n = quality.n
     labels = None if model.condition is None else np.arange(n) % model.condition.levels
     new = model.domain.pictures(model.sample(n, y=labels, seed=found.seed))
     protocol = f"features of {n:,} samples and of {n:,} test images, both black and white"
-    return {"cnn_fid": number(quality.of(new), "", protocol)} | quality.floor()
+    return {"cnn_fid": number(quality.of(new), "", protocol)} | quality.floor
 
 
 @beside.register
@@ -145,7 +150,7 @@ def _(model: BaseVAE, found):
 def _(model: VQVAE, found):
     numbers = _similarity(model, found) | _prior_quality(model, found)
     if found.classifier is not None and model.has_learned_prior:
-        quality = Quality(model, found)
+        quality = found.quality
         value = quality.of(model.with_prior(None).sample(quality.n, seed=found.seed))
         uniform = number(value, "", quality.protocol + "uniform codes")
         numbers["cnn_fid_uniform"] = uniform
@@ -199,12 +204,12 @@ class Quality:
     """Fréchet distances of classifier features to those of test images.
 
     Args:
-        model, found: see `beside`.
+        found: see `beside`.
         x_test, x_train: uint8 images; None for those of the data set, in grey levels: a VAE shows
             means.
     """
 
-    def __init__(self, model, found, x_test=None, x_train=None):
+    def __init__(self, found, x_test=None, x_train=None):
         self.classifier = found.classifier
         x_test = found.splits["test"][0] if x_test is None else x_test
         self.n, self.train = len(x_test), found.some if x_train is None else x_train
@@ -217,7 +222,9 @@ class Quality:
         """Of images (n, height, width, channels), to the test images: float."""
         return metrics.frechet_distance(features(self.classifier, images), self.test)
 
+    @functools.cached_property
     def floor(self):
+        """What `of` gives of training images, as a number by its name: a dict."""
         n = min(self.n, len(self.train))
         value = self.of(self.train[: self.n])
         return {"cnn_fid_floor": number(value, "", f"{n:,} training images")}
@@ -226,10 +233,10 @@ class Quality:
 def _prior_quality(model, found):
     if found.classifier is None:
         return {}
-    quality = Quality(model, found)
+    quality = found.quality
     y = labels_of(model, found.y)  # as often as in the test split
     value = quality.of(model.sample(quality.n, y=y, seed=found.seed))
-    return {"cnn_fid": number(value, "", quality.protocol + "the prior")} | quality.floor()
+    return {"cnn_fid": number(value, "", quality.protocol + "the prior")} | quality.floor
 
 
 def _mixture_quality(model, found):
@@ -240,13 +247,13 @@ def _mixture_quality(model, found):
     # A full covariance of many latents would be fitted to noise and take gigabytes.
     if codes[0].size > 256 or len(codes) <= 10 * codes[0].size:
         return {}
-    quality = Quality(model, found)
+    quality = found.quality
     mixture = priors.GaussianMixture.fit(codes, MIXTURE_COMPONENTS, seed=found.seed)
     z = ops.convert_to_numpy(mixture.sample(quality.n, seed=found.seed))
     protocol = f"a mixture of {MIXTURE_COMPONENTS} Gaussians fitted to training codes"
     value = quality.of(model.decode(z))
     mixture = number(value, "", quality.protocol + protocol)
-    return {"cnn_fid_gaussian_mixture": mixture} | quality.floor()
+    return {"cnn_fid_gaussian_mixture": mixture} | quality.floor
 
 
 def _codes(model, found):

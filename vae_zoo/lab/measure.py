@@ -86,14 +86,7 @@ def numbers_of(model, x, y, how):
 @numbers_of.register
 def _(model: Trainable, x, y, how):
     names = model.tracker.names
-
-    def terms(x, y=None):
-        y = model.prepare_labels(y)
-        outputs = model.objective(model.prepare(x), y, training=False)
-        return ops.stack([outputs[name] for name in names], axis=1)
-
-    arrays = (x,) if y is None else (x, y)
-    values = model.run("logged", terms, *arrays, seed=EVALUATION_SEED)
+    values = model.run("terms", _terms(model, names), *_pair(x, y), seed=EVALUATION_SEED)
     protocol = f"of the objective, {len(x):,} examples"
     return {name: mean(column, "", protocol) for name, column in zip(names, values.T)}
 
@@ -158,13 +151,19 @@ def spread(n):
     return np.linspace(0, n - 1, min(10_000, n)).astype(int)
 
 
-def _bounds(model, x, y, how):
+def _terms(model, names):
+    """Function of a batch: what the objective returns under these names, (batch, names)."""
+
     def terms(x, y=None):
         y = model.prepare_labels(y)
         outputs = model.objective(model.prepare(x), y, training=False)
-        return ops.stack([outputs[k] for k in ("elbo", "kl", "reconstruction")], axis=1)
+        return ops.stack([outputs[name] for name in names], axis=1)
 
-    arrays = _pair(x, y)
+    return terms
+
+
+def _bounds(model, x, y, how):
+    terms, arrays = _terms(model, ("elbo", "kl", "reconstruction")), _pair(x, y)
     draws = [
         model.run("terms", terms, *arrays, seed=EVALUATION_SEED + i)
         for i in range(how.elbo_samples)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from vae_zoo.models.kinds import BaseVAE
+from vae_zoo.models.kinds import BaseVAE, summed
 from vae_zoo.parts import domains, likelihoods, networks
 from vae_zoo.parts.layers import Enlarge, LatentGroup, built, check_sizes, check_widths
 from vae_zoo.parts.posteriors import DiagonalGaussian, Path, PathPosterior
@@ -189,7 +189,7 @@ class HierarchicalVAE(BaseVAE):
 
     def objective(self, x, y=None, training=False):
         parameters, steps = self.descend(x, lambda i, q: q.sample(self.draw), training=training)
-        kls = ops.stack([_summed(q.kl(p.mean, p.log_var)) for q, p, _ in steps], axis=1)
+        kls = ops.stack([summed(q.kl(p.mean, p.log_var)) for q, p, _ in steps], axis=1)
         outputs = self.bound(x, parameters, kls, training)  # of each group: (batch, groups)
         for scale in range(1, len(self.latents) + 1):
             here = [i for i, s in enumerate(self.scales) if s == scale]
@@ -282,8 +282,3 @@ class HierarchicalVAE(BaseVAE):
     def with_prior(self, prior):
         """Raises `ValueError`: the path is the prior, and was trained as such."""
         raise ValueError("The prior of a HierarchicalVAE is its own top-down path")
-
-
-def _summed(terms):
-    """Over all but the batch."""
-    return ops.sum(terms, axis=tuple(range(1, len(terms.shape))))

@@ -20,7 +20,7 @@ from vae_zoo.engine.trainable import EVALUATION_SEED, Trainable
 from vae_zoo.models.latent_model import Density, LatentModel, each, given
 from vae_zoo.parts import likelihoods, priors
 
-__all__ = ["BaseVAE", "Density", "LatentModel", "Trainable", "each", "given"]
+__all__ = ["BaseVAE", "Density", "LatentModel", "Trainable", "each", "given", "summed"]
 
 
 class BaseVAE(LatentModel):
@@ -123,7 +123,7 @@ class BaseVAE(LatentModel):
             training: bool.
         """
         reconstruction = -_over_draws(self.likelihood.log_prob(x, parameters))
-        total = _summed(kl)
+        total = summed(kl)
         outputs = {"reconstruction": reconstruction, "kl": total, "elbo": -reconstruction - total}
         if not training:
             return {**outputs, "loss": -outputs["elbo"], "beta": ops.ones_like(total)}
@@ -142,7 +142,7 @@ class BaseVAE(LatentModel):
         example by example: (batch,). Kingma et al. 2016, arXiv:1606.04934, eq. 15."""
         if self.free_bits:
             kl = ops.where(self.batch_mean(kl) > self.free_bits, kl, self.free_bits)
-        return _summed(kl)
+        return summed(kl)
 
     def update_state(self, outputs, weights, training):
         """Fits a likelihood's variance."""
@@ -318,7 +318,7 @@ class BaseVAE(LatentModel):
         return new
 
 
-def _summed(terms):
+def summed(terms):
     """Over all but the batch."""
     return ops.sum(terms, axis=tuple(range(1, len(terms.shape))))
 
