@@ -27,7 +27,7 @@ def evaluate_model(
         path: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file
         dataset: what to measure on; a folder knows what its model was trained on
         importance_samples: k of the importance-weighted NLL; 0 leaves it out
-        importance_images: test images that it is taken over, the first ones; all if left out
+        importance_images: test images that it is taken over, spread over all; all if left out
         elbo_samples: draws of z per image that the ELBO is averaged over
         seed: of samples, mixtures and the untrained encoder
         json_file: where to write the numbers

@@ -141,6 +141,22 @@ def test_no_number_depends_on_the_other_examples(name, noise_table):
 
 
 @over_families
+def test_no_example_depends_on_those_decoded_beside_it(name):
+    """As by batch statistics in a decoder, which tell of the test images."""
+    model, family = fresh(name, run_eagerly=False), FAMILIES[name]
+    if isinstance(model, LatentModel):
+        z = model.encode(family.x, family.y)
+        some = keras.tree.map_structure(lambda z: np.concatenate([z[:3]] * 2), z)
+        y = None if family.y is None else np.concatenate([family.y[:3]] * 2)
+        whole, part = model.decode(z, family.y), model.decode(some, y)
+    else:
+        whole = model.log_likelihood(family.x, family.y, seed=3)
+        y = None if family.y is None else family.y[:3]
+        part = model.log_likelihood(family.x[:3], y, seed=3)
+    np.testing.assert_allclose(part[:3], whole[:3], rtol=1e-4, atol=1e-6)
+
+
+@over_families
 def test_every_trainable_weight_gets_a_gradient(name, noise_table):
     model, family = fresh(name), FAMILIES[name]
     x = model.prepare(family.x)

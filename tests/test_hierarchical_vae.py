@@ -11,7 +11,9 @@ from keras import ops
 from scipy import stats
 from test_families import array, filled
 
-from vae_zoo import HierarchicalVAE, schedules
+from vae_zoo import HierarchicalVAE, runs, schedules
+from vae_zoo.evaluate import measure
+from vae_zoo.lab.measure import active_units
 
 CONV = {"network": "conv", "groups": (2, 1)}
 
@@ -100,6 +102,35 @@ def test_kl_per_group_is_the_rate():
     assert sum(group.sum() for group in kl) == pytest.approx(array(expected["kl"]).mean(), rel=1e-4)
     scale_1 = kl[1].sum() + kl[2].sum()  # the two groups nearest to the image
     assert scale_1 == pytest.approx(array(expected["kl_1"]).mean(), rel=1e-4)
+
+
+def with_a_dead_top():
+    """A hierarchy whose top posterior is its prior, below which the path still moves."""
+    vae = HierarchicalVAE(SHAPE, latents=(3, 2), widths=(5, 4), seed=1)
+    filled(vae)
+    for variable in vae.ladder[0].posterior_cell.trainable_variables:
+        variable.assign(np.zeros(variable.shape))
+    return vae
+
+
+def test_a_group_is_active_by_its_kl_and_not_by_its_priors_mean():
+    vae, x = with_a_dead_top(), images(64, SHAPE)
+    (top, of_top), (bottom, of_bottom) = active_units(vae, x)[0]
+    assert (top, of_top, of_bottom) == (0, 2, 3) and bottom > 0
+    kl = vae.kl_per_latent(x)
+    assert bottom == (kl[1] > 0.01).sum()
+    number = measure(vae, x, num_samples=0, elbo_samples=1)["active_units"]
+    assert number["value"] == bottom and "of 5: KL > 0.01" in number["protocol"]
+
+
+def test_a_dead_top_is_noticed():
+    notice = runs.NoticeCollapse(images(64, SHAPE), 1)
+    notice.set_model(with_a_dead_top())
+    with pytest.warns(UserWarning, match="none in group 1 of 2 from the top.*free bits"):
+        notice.on_epoch_end(0)
+    alive = runs.NoticeCollapse(images(64, SHAPE), 1)
+    alive.set_model(model())
+    alive.on_epoch_end(0)  # a warning would be an error
 
 
 # === Weights of groups while training ===

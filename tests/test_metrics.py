@@ -197,7 +197,7 @@ def test_latents_that_wake_up_late_are_no_collapse():
     class Waking:
         looks = iter([1, 2, 2, 12])
 
-        def encode(self, x):
+        def encode(self, x, y=None):
             z = np.zeros((4, 30))
             z[:2, : next(self.looks)] = 1
             return z

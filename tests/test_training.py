@@ -1,5 +1,6 @@
 """The one training step on the engine that runs: what a batch may change, and what it may not."""
 
+import itertools
 import pathlib
 import traceback
 from functools import cache, partial
@@ -410,6 +411,19 @@ def test_sample_weights_count_examples():
     assert evaluated == pytest.approx(expected, rel=1e-5)
 
 
+def test_what_is_in_a_row_of_weight_zero_does_not_matter():
+    x, w = X / np.float32(255), np.array([1, 2] * 6 + [0] * 4)
+    bad = np.where(w.reshape(-1, 1, 1, 1) > 0, x, np.nan)
+    models = [without_noise(tiny()) for _ in range(2)]
+    for model in models:
+        model.compile(keras.optimizers.SGD(0.1))
+    expected, logs = (step(model, data, Y, w) for model, data in zip(models, (x, bad)))
+    assert logs == pytest.approx(expected, rel=1e-6) and logs["skipped"] == 0
+    np.testing.assert_allclose(*map(weights, models), atol=1e-7)
+    evaluated = [m.test_on_batch(d, Y, w, return_dict=True) for m, d in zip(models, (x, bad))]
+    assert evaluated[1] == pytest.approx(evaluated[0], rel=1e-6)
+
+
 def test_sample_weights_without_labels_are_refused():
     model = tiny()
     model.compile("adam")
@@ -530,6 +544,16 @@ def test_layers_of_the_users_encoder_know_that_it_trains():
         losses.append(float(model.test_on_batch(X, return_dict=True)["loss"]))
     assert losses[0] == losses[1]
     assert set(changed(before, state(model))) <= {"totals", "weight", "skipped"}
+
+
+def test_noise_of_near_seeds_and_counters_has_nothing_in_common():
+    """Nor have the draws of one objective: on PyTorch Keras draws by the sum of its two seeds."""
+    model, rows = tiny(), []
+    for seed, counter in itertools.product((0, 1, 2), (0, 1, 64)):
+        with model.noise_from(seed, counter):
+            rows += [ops.convert_to_numpy(model.draw((4000,))) for _ in range(4)]
+    correlations = np.corrcoef(rows) - np.eye(len(rows))
+    assert np.abs(correlations).max() < 6 / 4000**0.5
 
 
 def test_noise_is_new_at_every_step_and_repeatable_in_evaluation():

@@ -6,13 +6,13 @@ import json
 import keras
 import numpy as np
 import pytest
-from families import FAMILIES
+from families import FAMILIES, dense
 from keras import layers, ops
 from scipy import special, stats
 from sklearn import mixture
 from test_families import array, filled, table
 
-from vae_zoo import VAE, likelihoods, priors, schedules
+from vae_zoo import VAE, data, likelihoods, priors, schedules
 from vae_zoo.engine.trainable import Trainable
 from vae_zoo.evaluate import measure
 from vae_zoo.metrics import active_units
@@ -119,6 +119,17 @@ def test_seventy_samples_are_a_chunk_of_fifty_and_one_of_twenty():
     bound = model.log_likelihood(x, num_samples=70, seed=3)
     np.testing.assert_allclose(bound, expected, rtol=1e-5, atol=1e-4)
     assert not np.isclose(model.log_likelihood(x, num_samples=70, seed=7), bound).all()
+
+
+def test_effective_samples_tell_what_a_bound_rests_on():
+    x, model = images(6), linear(2.0, 0.1)
+    with model.noise_from(4, 0):
+        w = np.exp(np.float64(array(model.log_weights(ops.convert_to_tensor(x), num_samples=40))))
+    bound, effective = model.importance(x, num_samples=40, seed=3)
+    np.testing.assert_allclose(effective, w.sum(0) ** 2 / (w**2).sum(0), rtol=1e-3)
+    np.testing.assert_array_equal(bound, model.log_likelihood(x, num_samples=40, seed=3))
+    exactly = linear().importance(x, num_samples=70)[1]  # equal weights: the posterior is exact
+    np.testing.assert_allclose(exactly, 70, rtol=1e-3)
 
 
 def test_filling_up_the_last_batch_changes_no_number(monkeypatch):
@@ -429,6 +440,32 @@ def test_measure_a_vae():
     assert error == pytest.approx(exact(x).std() / len(x) ** 0.5, rel=0.1)
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_the_relative_error_of_a_constant_is_one(likelihood):
+    """The variance is that of what the model sees: of bits, not of the grey levels they are drawn
+    from."""
+    model = dense(likelihood=likelihood)(seed=1)
+    grey = np.random.default_rng(0).integers(60, 120, (4000, 8, 6, 1)).astype("uint8")
+    mean = grey.mean() / 255
+    for variable in model.decoder.trainable_variables:
+        variable.assign(np.zeros(variable.shape))
+    bias = model.decoder.trainable_variables[-1]
+    value = np.log(mean / (1 - mean)) if likelihood == "bernoulli" else mean
+    bias.assign(np.full(bias.shape, value))
+    x = data.binarize(grey) if likelihood == "bernoulli" else grey
+    number = measure(model, x, num_samples=0, elbo_samples=1, x_train=grey)["relative_mse"]
+    assert number["value"] == pytest.approx(1, abs=5e-3)
+    assert ("bits" if likelihood == "bernoulli" else "pixels") in number["protocol"]
+
+
+def test_importance_samples_are_of_images_spread_over_all():
+    model, x = linear(2.0, 0.1), images()
+    number = measure(model, x, num_samples=5, num_images=4, elbo_samples=1)["nll_iw5"]
+    some = x[[0, 13, 26, 39]]
+    assert number["value"] == pytest.approx(-model.log_likelihood(some, num_samples=5).mean())
+    assert number["images"] == 4 and 1 < number["effective_samples"] < 5
+
+
 def test_measure_counts_active_units_bits_and_uint8():
     family = FAMILIES["dense_discretized_logistic"]
     model = filled(family.make(seed=1))
@@ -446,7 +483,7 @@ def test_measure_counts_active_units_bits_and_uint8():
 
 def test_a_unit_is_active_above_a_variance_of_a_hundredth():
     z = np.array([[0.0, 0.0, 5.0], [0.19, 0.21, 5.0]])  # variances 0.009, 0.011, 0
-    assert active_units(z) == (1, 3) and active_units((z, z[:, 1:])) == (2, 5)
+    assert active_units(z) == (1, 3)
 
 
 def test_measure_an_autoencoder():

@@ -8,6 +8,7 @@ from keras import ops
 
 from vae_zoo import VQVAE, VQVAE2, PixelCNN
 from vae_zoo.domains import Symbols
+from vae_zoo.engine import backend
 from vae_zoo.priors import TopDown
 from vae_zoo.quantizers import Codebook, FiniteScalars
 
@@ -164,9 +165,10 @@ def test_codes_are_integers_and_decode_again():
     assert vae.interpolate(X[:2], X[2:4], steps=3).shape == (2, 3, *SHAPE)
 
 
+@pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("levels", [(8, 5), (2, 3, 4), (7,)])
-def test_finite_scalars_reach_every_code_and_come_back(levels):
-    scalars, size = FiniteScalars(levels), int(np.prod(levels))
+def test_finite_scalars_reach_every_code_and_come_back(levels, shifted):
+    scalars, size = FiniteScalars(levels, shifted), int(np.prod(levels))
     codes = np.arange(size, dtype="int32").reshape(1, size)
     vectors = array(scalars.lookup(ops.convert_to_tensor(codes)))
     assert vectors.shape == (1, size, len(levels)) and len(np.unique(vectors[0], axis=0)) == size
@@ -177,9 +179,47 @@ def test_finite_scalars_reach_every_code_and_come_back(levels):
     found = array(scalars.nearest(bounded))
     assert set(found) == set(range(size))
     # Rounding: never further than half the distance of two levels, but a hair at the ends.
-    step = 1 / (np.array(levels) // 2)
+    step = 1 / scalars.middle
     error = np.abs(array(bounded) - array(scalars.lookup(ops.convert_to_tensor(found))))
     assert (error <= 0.51 * step).all()
+
+
+def test_even_levels_lie_at_both_sides_of_zero():
+    scalars = FiniteScalars((4, 2, 3))
+    vectors = array(scalars.lookup(ops.convert_to_tensor(np.arange(24, dtype="int32"))))
+    for i, levels in enumerate([[-1, -1 / 3, 1 / 3, 1], [-1, 1], [-1, 0, 1]]):
+        np.testing.assert_allclose(np.unique(vectors[:, i]), levels, atol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [(1001,), (4096,), (65535,), (65536,)])
+def test_many_levels_stay_in_their_range(levels):
+    scalars = FiniteScalars(levels)
+    z = ops.convert_to_tensor(np.array([[-1e4], [-9.0], [0.1], [9.0], [1e4]], "float32"))
+    codes = array(scalars.nearest(scalars.comparable(z)))
+    assert codes[0] == 0 and codes[-1] == levels[0] - 1 and (np.diff(codes) >= 0).all()
+
+
+@pytest.mark.parametrize("levels", [(4, 4, 4, 4), (2,) * 8, (8, 5, 5, 5)])
+def test_every_weight_learns_where_all_outputs_are_near_zero(levels):
+    """With activations of relu and biases of zero, where a new model starts."""
+    vae = model(levels=levels)
+    head = vae.encoder.get_layer("embedding")
+    head.kernel.assign(1e-3 * array(head.kernel))
+    variables, x = vae.trainable_variables, vae.domain.tensor(X)
+
+    def loss():
+        outputs = vae.objective(x, training=True)
+        return ops.mean(outputs["loss"]), {"loss": outputs["loss"]}
+
+    others = vae.non_trainable_variables
+    _, gradients = backend.value_and_gradients(loss, (), variables, others)
+    assert all(np.abs(array(gradient)).max() > 0 for gradient in gradients)
+
+
+def test_a_codebook_of_more_codes_than_places_is_an_error_of_ours():
+    vae = model(codes=200)
+    with pytest.raises(ValueError, match="200 codes cannot start from 96 places.*more images"):
+        vae.start_codebook(X)
 
 
 def test_a_vae_of_finite_scalars_has_one_loss():

@@ -74,7 +74,7 @@ def add_entry(
         run: the output folder of a recipe
         name: of the entry; that of the folder if left out
         importance_samples: k of the importance-weighted NLL; 0 leaves it out
-        importance_images: test images that it is taken over, the first ones; all if left out
+        importance_images: test images that it is taken over, spread over all; all if left out
         seed: of samples, mixtures and the untrained encoder
         note: a sentence for the card
     """

@@ -93,8 +93,7 @@ def fingerprint(x):
 
 
 def _shapes(split, seed):
-    n = len(Shapes())
-    x = Shapes(_deal(n, seed, (8, 1, 1), n)[SPLITS.index(split)])
+    x = Shapes(_deal(Shapes().twins(), seed, (8, 1, 1))[SPLITS.index(split)])
     return x, x.factors()[:, 1].astype(np.int32)
 
 
@@ -123,33 +122,41 @@ def _digits(split, seed):
 # === Splits ===
 
 
-def _deal(n, seed, shares, blocks):
-    """Index arrays that part range(n) by `shares` (ints), `blocks` runs of neighbours dealt whole.
+def _deal(groups, seed, shares):
+    """Index arrays that part examples by `shares` (ints), examples of one group together.
 
-    blocks = n deals the examples one by one.
+    Args:
+        groups: ints (n,) in 0 … groups - 1.
     """
-    rank = np.random.default_rng(seed).permutation(blocks)[np.arange(n) * blocks // n]
+    count = groups.max() + 1
+    rank = np.random.default_rng(seed).permutation(count)[groups]
     order = np.argsort(rank, kind="stable")
-    ends = [-(-share * blocks // sum(shares)) for share in np.cumsum(shares)[:-1]]
+    ends = [-(-share * count // sum(shares)) for share in np.cumsum(shares)[:-1]]
     return np.split(order, np.searchsorted(rank[order], ends))
 
 
 def _part(available, read, split, seed):
-    """(x, y) of `split`, where `read(name)` reads one of the `available` splits, `read(None)` all.
+    """(x, y) of `split`, where `read(name)` reads one of the `available` splits, `read(None)` all,
+    as x, y and groups of examples that belong together, or None.
 
     A set without splits is dealt 80/10/10; a missing validation split is cut from train.
     """
     if split in available and (split != "train" or "validation" in available):
-        return read(split)
+        return read(split)[:2]
     if available and (split == "test" or "train" not in available):
         raise ValueError(f"`split` must be one of {sorted(available)}. Received: split={split!r}")
-    x, y = read("train" if available else None)
-    held = min(len(x) // 6, 10_000)
-    shares = (len(x) - held, held) if available else (8, 1, 1)
-    # Unlabelled images are often the frames of a film, whose neighbours are nearly equal: dealt
-    # one by one, the test split would be known from training. So whole runs of frames are dealt.
-    blocks = len(x) if y is not None else min(len(x), max(40, len(x) // 1000))
-    rows = _deal(len(x), seed, shares, blocks)[SPLITS.index(split)]
+    x, y, groups = read("train" if available else None)
+    n = len(x)
+    held = min(n // 6, 10_000)
+    shares = (n - held, held) if available else (8, 1, 1)
+    if groups is not None:
+        groups = np.unique(groups, return_inverse=True)[1]
+    else:
+        # Unlabelled images are often the frames of a film, whose neighbours are nearly equal: dealt
+        # one by one, the test split would be known from training. So runs of frames are dealt.
+        runs = n if y is not None else min(n, max(40, n // 1000))
+        groups = np.arange(n) * runs // n
+    rows = _deal(groups, seed, shares)[SPLITS.index(split)]
     return x[rows], None if y is None else y[rows]
 
 
@@ -167,7 +174,8 @@ def _local(name):
 
 
 def _npz(path, split, seed):
-    """Keys `x_<split>`, `y_<split>`; or `x` or `images`, with `y` or `labels`, and `is_test`."""
+    """Keys `x_<split>`, `y_<split>`; or `x` or `images`, with `y` or `labels`, and `is_test`; and
+    `groups` or `character`, ints, of which a split has all examples or none."""
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
             return _part(*_reader(archive, path), split, seed)
@@ -180,22 +188,24 @@ def _reader(archive, path):
     available = {split for split in SPLITS if f"x_{split}" in keys}
     image_key = next((key for key in ("x", "images") if key in keys), None)
     label_key = next((key for key in ("y", "labels") if key in keys), None)
+    group_key = next((key for key in ("groups", "character") if key in keys), None)
 
     def read_split(split):
         x = _images(archive[f"x_{split}"], path)
-        return x, _labels(archive, f"y_{split}", len(x), path)
+        return x, _labels(archive, f"y_{split}", len(x), path), None
 
     def read_whole(split):
         x = _images(archive[image_key], path)
         y = _labels(archive, label_key, len(x), path)
+        groups = _labels(archive, group_key, len(x), path)
         if split is None:
-            return x, y
+            return x, y, groups
         rows = np.atleast_1d(archive["is_test"]) == (split == "test")
         if rows.shape != (len(x),):
             raise ValueError(
                 f"`is_test` must be {len(x)} bools. Received: {path} with {rows.shape}"
             )
-        return x[rows], None if y is None else y[rows]
+        return tuple(part if part is None else part[rows] for part in (x, y, groups))
 
     if available:
         return available, read_split
@@ -247,7 +257,7 @@ def _folder(root, split, seed):
     def read(split):
         x, kept = _read_images(files[split], roots[split])
         y = [classes.index(parts[split][i][0]) for i in kept] if labelled else None
-        return x, None if y is None else np.array(y, np.int32)
+        return x, None if y is None else np.array(y, np.int32), None
 
     return _part(set(files) - {None}, read, split, seed)
 

@@ -43,6 +43,18 @@ class Shapes:
         """Factors of the images at `indices` of this (sub)set: int (n, 6), or (6,) for one int."""
         return np.stack(np.unravel_index(self.indices[indices], self.factor_sizes), axis=-1)
 
+    def twins(self):
+        """A number for each image of this (sub)set, the same for equal images: int (n,), 0 …
+
+        A square looks alike after a quarter of a turn, an ellipse after half of one.
+        """
+        _, shape, scale, orientation, x, y = self.factors().T
+        masters = _masters()
+        _, first = np.unique(masters.reshape(-1, 33 * 33), axis=0, return_inverse=True)
+        master = first.reshape(masters.shape[:3])[shape, scale, orientation]
+        places = (master * self.factor_sizes[4] + x) * self.factor_sizes[5] + y
+        return np.unique(places, return_inverse=True)[1]
+
     def render(self, factors):
         """Images uint8 (…, 64, 64, 1) of factors int (…, 6); out of range is an IndexError."""
         factors = np.asarray(factors)

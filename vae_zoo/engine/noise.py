@@ -29,16 +29,30 @@ def drawn(source, shape, distribution, alike):
 
 
 class StatelessNoise(keras.random.SeedGenerator):
-    """Seeds that are functions of (seed, counter, number of draws so far); holds no variable."""
+    """Seeds that are functions of (seed, counter, number of draws so far); holds no variable.
+
+    They are spread, as those of `noise_source` are: the sum that PyTorch seeds a draw by says
+    nothing of its neighbours' then.
+    """
 
     def __init__(self, seed, counter, dtype):
-        # 4096 draws of one objective before two counters meet.
-        self.base = [ops.cast(seed, dtype), ops.cast(ops.cast(counter, "int32") * 4096, dtype)]
+        self.base = mixed(ops.cast(seed, "int32"), ops.cast(counter, "int32"))
         self.draws, self.dtype = 0, dtype
 
     def next(self, ordered=True):
         self.draws += 1
-        return ops.stack([self.base[0], self.base[1] + ops.cast(self.draws, self.dtype)])
+        parts = mixed(self.base, self.draws), mixed(self.base, -self.draws)
+        return ops.stack([ops.cast(ops.bitwise_and(p, 2**31 - 1), self.dtype) for p in parts])
+
+
+def mixed(a, b):
+    """int32 of two of them, by which near pairs are told apart in all bits: the last step of
+    MurmurHash3 (Appleby 2011), whose constants these are, modulo 2^32."""
+    h = a * -1640531527 + b
+    for shift, factor in ((16, -2048144789), (13, -1028477387), (16, 1)):
+        upper = ops.bitwise_and(ops.right_shift(h, shift), 2 ** (32 - shift) - 1)
+        h = ops.bitwise_xor(h, upper) * factor
+    return h
 
 
 class _NoiseOfReplica(keras.random.SeedGenerator):

@@ -115,6 +115,8 @@ def translated(config, taken):
     for name, value in config.items():
         current = OLD_KEYWORDS.get(name, name)
         new[name if name in taken else current if current in taken else name] = value
+    if "image_shape" in config and "shifted" in taken:
+        new["shifted"] = True  # finite scalars lay as in their paper then
     if "condition_levels" in new and "condition" in taken:
         levels, shape = new.pop("condition_levels"), new.pop("condition_shape", ())
         new["condition"] = levels or None

@@ -234,8 +234,11 @@ class Trainable(NoisyModel):
         if y is not None and tuple(getattr(y, "shape", ())[1:]) == (0,):
             y = None  # see `Batches`
         if weights is None:
-            weights = ops.ones(ops.shape(keras.tree.flatten(x)[0])[:1])
-        return x, y, ops.cast(weights, "float32")
+            return x, y, ops.ones(ops.shape(keras.tree.flatten(x)[0])[:1])
+        # Rows that do not count may hold NaN, which a weight of 0 would not silence.
+        weights = ops.cast(weights, "float32")
+        x, y = keras.tree.map_structure(lambda rows: _counted(rows, weights > 0), (x, y))
+        return x, y, weights
 
     def _checked(self, outputs):
         missing = set(self.tracker.names) - set(outputs)
@@ -389,6 +392,14 @@ class Trainable(NoisyModel):
         self.check_data(x)
         if self.condition is not None and isinstance(x, np.ndarray):
             self.check_labels(y)
+
+
+def _counted(rows, counts):
+    """Rows (batch, ...) of a batch, zeros in place of those of floats that do not count."""
+    if rows is None or "float" not in keras.backend.standardize_dtype(rows.dtype):
+        return rows
+    counts = ops.reshape(counts, (-1, *[1] * (len(rows.shape) - 1)))
+    return ops.where(counts, rows, ops.zeros_like(rows))
 
 
 def _as_list(callbacks):

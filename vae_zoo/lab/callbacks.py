@@ -5,7 +5,7 @@ import warnings
 import keras
 import numpy as np
 
-from vae_zoo.lab import metrics
+from vae_zoo.lab.measure import active_units
 from vae_zoo.models.kinds import given
 
 
@@ -13,9 +13,9 @@ class NoticeCollapse(keras.callbacks.Callback):
     """Warns once where a trained VAE ignores nearly all of its latents: posterior collapse.
 
     Looks every tenth epoch and at the last. Fewer than a tenth of the units active
-    (`metrics.active_units`), at the end or twice without a new one in between, is a warning that
-    says which latents carry the KL, and what to change. Bowman et al. 2016, arXiv:1511.06349,
-    section 3.1.
+    (`measure.active_units`), or of a hierarchy a group in which none is, at the end or twice
+    without a new one in between, is a warning that says which latents carry the KL, and what to
+    change. Bowman et al. 2016, arXiv:1511.06349, section 3.1.
 
     Args:
         x: examples, a few hundred held-out ones.
@@ -32,16 +32,19 @@ class NoticeCollapse(keras.callbacks.Callback):
         last = epoch + 1 == self.epochs
         if self.warned or not (last or (epoch + 1) % 10 == 0):
             return
-        active, size = metrics.active_units(self.model.encode(self.x, *given(self.y)))
-        few = active < max(1, size / 10)
+        groups, _ = active_units(self.model, self.x, self.y)
+        active, size = (sum(numbers) for numbers in zip(*groups))
+        dead = [i for i, (here, _) in enumerate(groups) if not here] if len(groups) > 1 else []
+        few = active < max(1, size / 10) if len(groups) == 1 else bool(dead)
         stuck = self.before is not None and active <= self.before
         self.before = active if few else None  # a young model may still wake up
         if few and (last or stuck):
             self.warned = True
             kl = keras.tree.flatten(self.model.kl_per_latent(self.x, *given(self.y)))
             kl = np.sort(np.concatenate([group.ravel() for group in kl]))[::-1]
+            where = f", none in group {dead[0] + 1} of {len(groups)} from the top," if dead else ""
             warnings.warn(
-                f"Posterior collapse: {active} of {size} latents are active after epoch "
+                f"Posterior collapse: {active} of {size} latents{where} are active after epoch "
                 f"{epoch + 1}; the KL is {kl.sum():.2f} nats, of which the first latents carry "
                 f"{', '.join(f'{value:.2f}' for value in kl[:3])}. The decoder ignores the rest. "
                 "Lower beta, raise it more slowly (a longer warm-up), or give the latents free "

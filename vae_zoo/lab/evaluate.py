@@ -25,7 +25,7 @@ from vae_zoo.parts import domains, priors
 
 __all__ = ["evaluate", "features", "labels_of", "measure"]
 
-PROBE_IMAGES = 10_000  # that a probe is fitted to, at most
+MOST_IMAGES = 10_000  # that a probe is fitted to, and a KL per latent taken over
 MIXTURE_COMPONENTS = 10
 
 
@@ -69,8 +69,8 @@ def evaluate(
         model: of any kind.
         dataset: as `data.load` takes it. Where the model is of bits it sees fixed test bits.
         importance_samples, elbo_samples, progress: see `measure`.
-        importance_images: int, test images that the importance-weighted bound is taken over, the
-            first ones; None for all.
+        importance_images: int, test images that the importance-weighted bound is taken over, spread
+            over all; None for all.
         classifier: None, or a Keras model of images in [0, 1] whose output are features: gives
             `cnn_fid` (see `zoo.classifier`).
         seed: int, of samples, mixtures and the random encoder.
@@ -79,7 +79,7 @@ def evaluate(
         dict, name -> number: those of `measure`; ssim; kl_per_latent, of a hierarchy kl_per_group;
         with a classifier cnn_fid of samples from the prior, cnn_fid_gaussian_mixture of samples
         from a mixture fitted to the codes of training images, cnn_fid_uniform of uniform codes
-        where a prior over codes was learned, cnn_fid_floor of training images; with labels
+        where a prior over codes was learned, cnn_fid_floor of validation images; with labels
         probe_accuracy of the codes, and of pixels and of the same encoder untrained as controls; of
         a hierarchy, with both, identity_kept: of new images below groups held from test images.
     """
@@ -116,8 +116,8 @@ def beside(model, found):
 def _(model: Density, found):
     if found.classifier is None or model.domain.pictures(found.x[:1]) is None:
         return {}
-    train = data.binarize(found.some) if model.sees_bits else found.some
-    quality = Quality(found, found.x, train)  # a density draws bits, as test images are
+    held_out = found.splits["validation"][0]  # a density draws bits, as test images are
+    quality = Quality(found, found.x, data.binarize(held_out) if model.sees_bits else held_out)
     n = quality.n
     labels = None if model.condition is None else np.arange(n) % model.condition.levels
     new = model.domain.pictures(model.sample(n, y=labels, seed=found.seed))
@@ -134,8 +134,8 @@ def _(model: LatentModel, found):
 def _(model: BaseVAE, found):
     numbers = _similarity(model, found)
     if domains.all_numbers(model.latent_domain):
-        x, y = found.x[:10_000], labels_of(model, found.y)
-        kl = model.kl_per_latent(x, None if y is None else y[:10_000])
+        x, y = _some(found.x, labels_of(model, found.y))
+        kl = model.kl_per_latent(x, y)
         protocol = "mean over images of each latent"
         numbers["kl_per_latent"] = number(np.ravel(kl).tolist(), "nats", protocol)
     return (
@@ -159,7 +159,8 @@ def _(model: VQVAE, found):
 
 @beside.register
 def _(model: HierarchicalVAE, found):
-    groups = [float(group.sum()) for group in model.kl_per_latent(found.x[:10_000])]
+    x, _ = _some(found.x, None)
+    groups = [float(group.sum()) for group in model.kl_per_latent(x)]
     protocol = "mean over images of each group, from the top"
     numbers = _similarity(model, found)
     numbers["kl_per_group"] = number(groups, "nats", protocol)
@@ -174,13 +175,13 @@ def _similarity(model, found):
     if not isinstance(model.domain, domains.Images) or min(model.domain.shape[:2]) < 11:
         return {}
     made = model.reconstruct(found.x[:], labels_of(model, found.y))
-    similarity = metrics.ssim(made, np.asarray(found.x[:]) / 255.0)
+    similarity = metrics.ssim(model.domain.pictures(made), np.asarray(found.x[:]) / 255.0)
     return {"ssim": mean(similarity, "", "of the reconstruction at the posterior mean")}
 
 
 def features(classifier, images):
     """What a classifier (see `zoo.classifier`) makes of uint8 images, or float ones in [0, 1]."""
-    images = images / np.float32(255) if images.dtype == "uint8" else images
+    images = images / np.float32(255) if images.dtype == "uint8" else np.clip(images, 0, 1)
     parts = np.split(images, range(256, len(images), 256))
     return np.concatenate([ops.convert_to_numpy(classifier(p, training=False)) for p in parts])
 
@@ -188,9 +189,9 @@ def features(classifier, images):
 def _identity(model, found, images=1000):
     """How many new images have the class of the test image from which their top groups are, for
     one group held, two, and so on."""
-    parts = [(x[:PROBE_IMAGES], y[:PROBE_IMAGES]) for x, y in found.splits.values()]
+    parts = [_some(x, y) for x, y in found.splits.values()]
     known = [(features(found.classifier, x), y) for x, y in parts[:2]]
-    x, y = (column[:images] for column in parts[-1])
+    x, y = _some(*parts[-1], most=images)
     groups = model.encode(data.binarize(x) if model.sees_bits else x)
     kept = []
     for held in range(1, len(groups) + 1):
@@ -205,15 +206,15 @@ class Quality:
 
     Args:
         found: see `beside`.
-        x_test, x_train: uint8 images; None for those of the data set, in grey levels: a VAE shows
-            means.
+        x_test, x_held_out: uint8 test and validation images; None for those of the data set, in
+            grey levels: a VAE shows means.
     """
 
-    def __init__(self, found, x_test=None, x_train=None):
+    def __init__(self, found, x_test=None, x_held_out=None):
         self.classifier = found.classifier
         x_test = found.splits["test"][0] if x_test is None else x_test
-        self.n, self.train = len(x_test), found.some if x_train is None else x_train
-        self.test = features(found.classifier, x_test[:])
+        self.held_out = found.splits["validation"][0] if x_held_out is None else x_held_out
+        self.n, self.test = len(x_test), features(found.classifier, x_test[:])
         self.protocol = (
             f"features of {self.n:,} means of p(x|z) and of {self.n:,} test images; z from "
         )
@@ -224,10 +225,11 @@ class Quality:
 
     @functools.cached_property
     def floor(self):
-        """What `of` gives of training images, as a number by its name: a dict."""
-        n = min(self.n, len(self.train))
-        value = self.of(self.train[: self.n])
-        return {"cnn_fid_floor": number(value, "", f"{n:,} training images")}
+        """What `of` gives of validation images, which the classifier was not trained on: a number
+        by its name, a dict."""
+        some = spread(len(self.held_out), self.n)
+        value = self.of(self.held_out[some])
+        return {"cnn_fid_floor": number(value, "", f"{len(some):,} validation images")}
 
 
 def _prior_quality(model, found):
@@ -267,7 +269,7 @@ def _probes(model, found):
     """Linear probes of codes, and two controls: what pixels and an untrained encoder give."""
     if found.y is None or model.condition is not None:  # which is told the class
         return {}
-    parts = [(x[:PROBE_IMAGES], y[:PROBE_IMAGES]) for x, y in found.splits.values()]
+    parts = [_some(x, y) for x, y in found.splits.values()]
     if model.sees_bits:  # what the encoder was made for
         parts = [(data.binarize(x), y) for x, y in parts]
     keras.utils.set_random_seed(found.seed)
@@ -288,6 +290,12 @@ def _probes(model, found):
         error = math.sqrt(accuracy * (1 - accuracy) / n)
         numbers[f"probe_accuracy{suffix}"] = number(accuracy, "", protocol, standard_error=error)
     return numbers
+
+
+def _some(x, y, most=MOST_IMAGES):
+    """Examples and labels of at most so many, spread over all."""
+    rows = spread(len(x), most)
+    return x[rows], None if y is None else y[rows]
 
 
 def _flat(latents):

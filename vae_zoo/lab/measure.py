@@ -16,6 +16,7 @@ from keras import ops
 
 from vae_zoo.engine.trainable import EVALUATION_SEED, Trainable
 from vae_zoo.lab import metrics
+from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.parts import domains
@@ -57,14 +58,18 @@ def measure(
 ):
     """ELBO, importance-weighted NLL, active units and reconstruction error.
 
+    Beside an importance-weighted number stands `effective_samples`, the median over examples of
+    (sum w)^2 / sum w^2 of its weights: near 1 the bound rests on one draw, and is loose.
+
     Args:
         model: of any kind.
         x: held-out examples (n, *shape); fixed bits where the likelihood is Bernoulli.
         y: labels, where the model takes some.
         num_samples: int, k of the importance-weighted bound; 0 leaves it out.
-        num_images: int, examples that it is taken over, the first ones; None for all.
+        num_images: int, examples that it is taken over, spread over all; None for all.
         elbo_samples: int, draws of z per example that the ELBO is averaged over.
-        x_train: training examples; None leaves out what is measured by them.
+        x_train: training examples; None leaves out what is measured by them. Grey levels become
+            bits, as of x, where the likelihood is Bernoulli.
         progress: wraps the iterable of batches, `tqdm.tqdm` say.
 
     Returns:
@@ -99,15 +104,17 @@ def _(model: Density, x, y, how):
 
 @numbers_of.register
 def _(model: LatentModel, x, y, how):
-    numbers = latent_use(model, model.encode(x, y))
-    errors = np.float64(model.run("squared_error", _squared_error(model), *_pair(x, y)))
+    numbers = latent_use(model, x, y)
+    errors = model.run("squared_error", _squared_error(model), *_pair(x, y), seed=EVALUATION_SEED)
+    errors = np.float64(errors)
     if isinstance(model.domain, domains.Images):
         numbers["psnr"] = mean(metrics.psnr(errors), "dB", "of the reconstruction at the mean")
     if how.x_train is not None:
         some = np.asarray(how.x_train[spread(len(how.x_train))])
-        protocol = f"mean squared error / variance of the pixels of {len(some):,} training images"
-        variance = np.var(ops.convert_to_numpy(model.domain.tensor(some)))
-        numbers["relative_mse"] = mean(errors / variance, "", protocol)
+        what = f"{'bits' if model.sees_bits else 'pixels'} of {len(some):,} training images"
+        protocol = f"mean squared error / variance of the {what}"
+        seen = model.run("prepare", model.prepare, some, seed=EVALUATION_SEED)
+        numbers["relative_mse"] = mean(errors / np.var(seen), "", protocol)
     return numbers
 
 
@@ -126,13 +133,30 @@ def _(model: VQVAE, x, y, how):
     return numbers
 
 
-def latent_use(model, latents):
+@functools.singledispatch
+def active_units(model, x, y=None):
+    """Latents that say something of x, in each group from the top: a list of pairs of ints, how
+    many and of how many; and by what that was told, a str.
+
+    Burda et al. 2016, arXiv:1509.00519, section 5.1. In a hierarchy the mean of a latent moves with
+    its prior's, which another latent may have moved: there the KL tells.
+    """
+    return [metrics.active_units(model.encode(x, y))], "variance of the mean over x > 0.01"
+
+
+@active_units.register
+def _(model: HierarchicalVAE, x, y=None):
+    active = [group > 0.01 for group in model.kl_per_latent(x, y)]
+    return [(int(group.sum()), group.size) for group in active], "KL > 0.01 nats, the mean over x"
+
+
+def latent_use(model, x, y=None):
     """How many of a model's latents say something: active units; of codes how many are used."""
     if domains.all_numbers(model.latent_domain):
-        active, size = metrics.active_units(latents)
-        protocol = f"of {size}: variance of the mean over x > 0.01"
-        return {"active_units": number(active, "units", protocol)}
-    numbers, groups = {}, keras.tree.flatten([model.latent_domain])
+        groups, how = active_units(model, x, y)
+        active, size = np.sum(groups, axis=0).tolist()
+        return {"active_units": number(active, "units", f"of {size}: {how}")}
+    latents, numbers, groups = model.encode(x, y), {}, keras.tree.flatten([model.latent_domain])
     several = {2: ("_top", "_bottom")}.get(len(groups), map("_{}".format, range(len(groups))))
     names = [""] if len(groups) == 1 else several
     for name, group, codes in zip(names, groups, keras.tree.flatten([latents])):
@@ -147,8 +171,10 @@ def _pair(x, y):
     return (x,) if y is None else (x, y)
 
 
-def spread(n):
-    return np.linspace(0, n - 1, min(10_000, n)).astype(int)
+def spread(n, most=10_000):
+    """Places of `most` of n examples at most, as far apart as can be: the first ones of a set that
+    is sorted by class would be of a few classes."""
+    return np.linspace(0, n - 1, min(most or n, n)).round().astype(int)
 
 
 def _terms(model, names):
@@ -183,12 +209,14 @@ def _bounds(model, x, y, how):
         numbers["bits_per_dim"] = mean(-elbo / per_dim, "bits/dim", protocol, **drawn)
     # Codes are certain: k makes no difference.
     if how.num_samples and domains.all_numbers(model.latent_domain):
-        k, first = how.num_samples, [array[: how.num_images] for array in arrays]
-        nll = -model.log_likelihood(*first, num_samples=k, progress=how.progress)
-        protocol = f"{k:,} importance samples, {len(nll):,} images"
-        numbers[f"nll_iw{k}"] = mean(nll, "nats", protocol, samples=k)
+        k, some = how.num_samples, spread(len(x), how.num_images)
+        drawn = [array[some] for array in arrays]
+        bound, effective = model.importance(*drawn, num_samples=k, progress=how.progress)
+        nll, protocol = -bound, f"{k:,} importance samples, {len(some):,} images"
+        fields = {"samples": k, "effective_samples": float(np.median(effective))}
+        numbers[f"nll_iw{k}"] = mean(nll, "nats", protocol, **fields)
         if eight_bits:
-            bits = mean(nll / per_dim, "bits/dim", protocol, samples=k)
+            bits = mean(nll / per_dim, "bits/dim", protocol, **fields)
             numbers[f"bits_per_dim_iw{k}"] = bits
     return numbers
 
@@ -212,7 +240,7 @@ def _bits_per_code(model, x, suffix, what):
 
 def _squared_error(model):
     def error(x, *y):  # inside a compiled function: no set of reconstructions is held in memory
-        x, y = model.domain.tensor(x), tuple(map(model.prepare_labels, y))
+        x, y = model.prepare(x), tuple(map(model.prepare_labels, y))
         errors = ops.square(x - model.generate(model.infer(x, *y), *y))
         return ops.mean(errors, axis=tuple(range(1, len(x.shape))))
 

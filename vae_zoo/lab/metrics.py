@@ -12,12 +12,14 @@ import numpy as np
 def active_units(latents):
     """Latents whose mean varies with the image, Var_x E[z|x] > 0.01, and all of them: two ints.
 
+    Of a prior that is the same for all images; the mean of one that is not carries the latents'
+    along.
+
     Args:
-        latents: posterior means (n, ...), or a tuple of such, a group each.
+        latents: posterior means (n, ...).
     """
-    groups = latents if isinstance(latents, tuple) else (latents,)
-    variances = [np.var(group, axis=0).ravel() for group in groups]
-    return sum(int(np.sum(v > 0.01)) for v in variances), sum(v.size for v in variances)
+    variances = np.var(latents, axis=0)
+    return int(np.sum(variances > 0.01)), variances.size
 
 
 def code_usage(codes, size):

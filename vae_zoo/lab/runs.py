@@ -17,6 +17,7 @@ from vae_zoo.lab import console, plots
 from vae_zoo.lab.callbacks import NoticeCollapse, TensorBoard
 from vae_zoo.lab.checkpoint import Checkpoint, seconds_of
 from vae_zoo.lab.evaluate import labels_of, measure
+from vae_zoo.lab.measure import spread
 from vae_zoo.lab.pictures import pictures
 from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.parts import domains
@@ -162,7 +163,8 @@ def watchers(model, validation, epochs):
 def _(model: BaseVAE, validation, epochs):
     if not domains.all_numbers(model.latent_domain):  # codes have a perplexity to look at
         return []
-    x, y = (None if part is None else np.asarray(part[:500]) for part in validation)
+    rows = spread(len(validation[0]), 500)
+    x, y = (None if part is None else np.asarray(part[rows]) for part in validation)
     return [NoticeCollapse(x, epochs, labels_of(model, y))]
 
 

@@ -198,6 +198,17 @@ class BaseVAE(LatentModel):
         Returns:
             NumPy float64 (n,), nats.
         """
+        return self.importance(x, y, num_samples, batch_size, seed, progress)[0]
+
+    def importance(self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None):
+        """`log_likelihood`, and what it rests on: the effective number of samples of the weights
+        w_i = p(x, z_i) / q(z_i|x), (sum_i w_i)^2 / sum_i w_i^2, from 1 to `num_samples`.
+
+        Args: see `log_likelihood`.
+
+        Returns:
+            two NumPy float64 (n,): the bound in nats, and the number.
+        """
         if num_samples < 1:
             raise ValueError(f"`num_samples` must be at least 1. Received: {num_samples}")
         chunks = [min(50, num_samples - start) for start in range(0, num_samples, 50)]
@@ -211,30 +222,33 @@ class BaseVAE(LatentModel):
         devices = replicas.devices()[0]
         size = devices * min(batch_size, -(-n // devices))
         batches = range(0, n, size)
-        bounds = []
+        sums = []
         for start in batches if progress is None else progress(batches):
             # The last batch is filled up by repetition: one shape, compiled once.
             rows = np.minimum(np.arange(start, start + size), n - 1)
             parts = [a[rows] for a in arrays]
             prepare = self.compiled_function("prepare", self.prepare, noisy=True)
             parts[0] = prepare(np.int32(seed), np.int32(start), parts[0])
-            sums = [
-                self._log_sum(k, devices > 1)(
+            chunk_sums = [
+                self._log_sums(k, devices > 1)(
                     np.int32(seed + 1), np.int32(start // size * len(chunks) + i), *parts
                 )
                 for i, k in enumerate(chunks)
             ]
-            bounds.append(np.logaddexp.reduce(np.float64(sums), axis=0) - np.log(num_samples))
-        return np.concatenate(bounds)[:n]
+            sums.append(np.logaddexp.reduce(np.float64(chunk_sums), axis=0))
+        first, second = np.concatenate(sums)[:n].T
+        return first - np.log(num_samples), np.exp(2 * first - second)
 
-    def _log_sum(self, num_samples, dealt):
-        """log sum_i p(x, z_i) / q(z_i|x), compiled; see `backend.compiled`."""
+    def _log_sums(self, num_samples, dealt):
+        """log sum_i w_i and log sum_i w_i^2 of w_i = p(x, z_i) / q(z_i|x), (batch, 2), compiled;
+        see `backend.compiled`."""
 
-        def log_sum(x, y=None):
-            weights = self.log_weights(x, self.prepare_labels(y), num_samples)
-            return ops.logsumexp(weights, axis=0)
+        def log_sums(x, y=None):
+            log_weights = self.log_weights(x, self.prepare_labels(y), num_samples)
+            powers = [ops.logsumexp(power * log_weights, axis=0) for power in (1.0, 2.0)]
+            return ops.stack(powers, axis=-1)
 
-        return self.compiled_function("log_sum", log_sum, noisy=True, dealt=dealt)
+        return self.compiled_function("log_sums", log_sums, noisy=True, dealt=dealt)
 
     def latent_kl(self, x, y=None):
         """KL(q(z|x) || p(z)) of each latent, as a family's `objective` has it: (batch, ...) or a

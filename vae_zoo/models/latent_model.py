@@ -146,7 +146,9 @@ class LatentModel(_WithData):
         return self.run("infer", infer, *self._arrays(x, y), batch_size=batch_size)
 
     def decode(self, z, y=None, batch_size=256):
-        """Examples of latents, as `encode` returns them: NumPy (n, *shape).
+        """Examples of latents, as `encode` returns them: NumPy (n, *shape); of a `BaseVAE` these
+        are means of p(x|z). Those of a Gaussian or Laplace likelihood may leave [0, 1]: pictures
+        are clipped to it.
 
         Raises:
             ValueError: if a shape or a type is wrong.

@@ -44,6 +44,7 @@ class VQVAE(BaseVAE):
         decay, cosine, restart: see `Codebook`.
         levels: None, or ints: `FiniteScalars` of these levels instead of a codebook (there are
             prod(levels) codes of len(levels) numbers, and neither codebook nor commitment term).
+        shifted: bool, see `FiniteScalars`.
         prior: None for uniform codes, or anything with `log_prob` and `sample` of codes.
         seed, skip_threshold: see `Trainable`.
 
@@ -71,7 +72,7 @@ class VQVAE(BaseVAE):
         blocks=1,
         activation="relu",
         likelihood="gaussian",
-        commitment=0.25,
+        commitment=10.0,
         averaged=False,
         decay=0.99,
         cosine=False,
@@ -79,6 +80,7 @@ class VQVAE(BaseVAE):
         levels=None,
         prior=None,
         *,
+        shifted=False,
         seed=None,
         skip_threshold=None,
         dtype=None,
@@ -99,7 +101,7 @@ class VQVAE(BaseVAE):
         grids = [domains.Symbols(grid, codes) for grid in self._grids(*decoder.input_shape[1:3])]
         uniform = [priors.UniformCodes(grid.shape, codes) for grid in grids]
         codebooks = [
-            FiniteScalars(levels)
+            FiniteScalars(levels, shifted)
             if levels
             else Codebook(codes, code_dim, averaged, decay, cosine, restart)
             for _ in grids
@@ -122,7 +124,7 @@ class VQVAE(BaseVAE):
         self.commitment, self.codes, self.code_dim = commitment, codes, code_dim
         self.filters, self.blocks, self.activation = tuple(filters), blocks, activation
         self.averaged, self.decay, self.cosine = averaged, decay, cosine
-        self.restart, self.levels = restart, levels
+        self.restart, self.levels, self.shifted = restart, levels, shifted
 
     # A family with several grids writes these.
 

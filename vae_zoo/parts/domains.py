@@ -106,7 +106,9 @@ class Images(Domain):
         return (np.where(x > 127, 255, 0) if bits else x).astype("uint8")
 
     def pictures(self, x):
-        return x / np.float32(255) if x.dtype == np.uint8 else np.asarray(x, "float32")
+        if x.dtype == np.uint8:
+            return x / np.float32(255)
+        return np.clip(np.asarray(x, "float32"), 0, 1)  # the mean of a Gaussian may lie outside
 
 
 @keras.saving.register_keras_serializable("vae_zoo")

@@ -116,8 +116,18 @@ class Codebook(layers.Layer):
         return [self.vectors, self.counts, *([self.sums] if self.averaged else [])]
 
     def start(self, z, seed=0):
-        """Puts the vectors at the k-means centres of encoder outputs z (n, dim), NumPy."""
+        """Puts the vectors at the k-means centres of encoder outputs z (n, dim), NumPy.
+
+        Raises:
+            ValueError: if there are fewer outputs than vectors.
+        """
         from sklearn.cluster import MiniBatchKMeans
+
+        if len(z) < self.size:
+            raise ValueError(
+                f"{self.size} codes cannot start from {len(z)} places of the images given: pass "
+                "more images, or take fewer codes"
+            )
 
         means = MiniBatchKMeans(self.size, n_init=1, batch_size=4096, random_state=seed).fit(z)
         for variable in self.state:
@@ -153,16 +163,18 @@ class FiniteScalars(layers.Layer):
     """Codes without a codebook: each of a few bounded numbers, rounded to one of its levels.
 
     Mentzer et al. 2023 (FSQ), arXiv:2309.15505, section 3 and appendix A.1. Has the methods of
-    `Codebook`, but nothing to learn and nothing that could die. An even number of levels is shifted
-    by half of one, so that all of them can be reached.
+    `Codebook`, but nothing to learn and nothing that could die. L levels lie evenly in [-1, 1], an
+    even number of them at both sides of 0: the paper shifts these by half of one, so that an output
+    of 0 is the code 0, from which a new decoder with activations of relu gets no gradient.
 
     Args:
         levels: ints of 2 or more, levels of each number: (8, 5, 5, 5) makes 1,000 codes.
+        shifted: bool, the paper's shift.
     """
 
     averaged, restart, state = True, 0.0, ()  # no codebook term, and nothing to move
 
-    def __init__(self, levels, **kwargs):
+    def __init__(self, levels, shifted=False, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
         check_widths(1, levels=levels)
         if min(levels) < 2 or math.prod(levels) > MOST_CODES:
@@ -171,33 +183,34 @@ class FiniteScalars(layers.Layer):
                 f"Received: levels={levels}"
             )
         self.levels, self.dim, self.size = tuple(levels), len(levels), math.prod(levels)
-        self.half = np.array([level // 2 for level in levels], "float32")
+        self.shifted, counts = shifted, np.array(levels, "float32")
         self.strides = np.cumprod([1, *levels[:-1]]).astype("int32")
+        # Codes are digits 0 … L - 1; digit d is the number d / middle - 1.
+        self.middle = np.floor(counts / 2) if shifted else (counts - 1) / 2
+        # A little beyond the first level and the last, so that both are reached.
+        self.reach = (counts - 1) / 2 + np.minimum(5e-4 * (counts - 1), 0.4)
         self.built = True
 
     def comparable(self, z):
-        """Encoder outputs bounded to the levels' range, on the scale where levels are 1 / half
+        """Encoder outputs bounded to the levels' range, on the scale where levels are 1 / middle
         apart: float32 (..., dim)."""
-        levels = np.array(self.levels, "float32")
-        # A little wider than from the first level to the last, so that both are reached.
-        reach = (levels - 1) * (1 + 1e-3) / 2
-        offset = np.where(levels % 2 == 0, 0.5, 0.0)
-        shift, reach, offset, half = (
+        offset = self.middle - (np.array(self.levels, "float32") - 1) / 2  # 0 unless shifted
+        shift, reach, offset, middle = (
             ops.convert_to_tensor(constant, "float32")
-            for constant in (np.arctanh(offset / reach), reach, offset, self.half)
+            for constant in (np.arctanh(offset / self.reach), self.reach, offset, self.middle)
         )
-        return (ops.tanh(ops.cast(z, "float32") + shift) * reach - offset) / half
+        return (ops.tanh(ops.cast(z, "float32") + shift) * reach - offset) / middle
 
     def nearest(self, z):
         """int32 (...) of comparable z (..., dim)."""
-        half, strides = ops.convert_to_tensor(self.half), ops.convert_to_tensor(self.strides)
-        return ops.sum(ops.cast(ops.round(z * half) + half, "int32") * strides, axis=-1)
+        middle, strides = ops.convert_to_tensor(self.middle), ops.convert_to_tensor(self.strides)
+        return ops.sum(ops.cast(ops.round(z * middle + middle), "int32") * strides, axis=-1)
 
     def lookup(self, codes):
         """float32 (..., dim) of codes (...)."""
         levels = ops.convert_to_tensor(np.array(self.levels, "int32"))
         digits = ops.floor_divide(codes[..., None], ops.convert_to_tensor(self.strides)) % levels
-        return ops.cast(digits, "float32") / ops.convert_to_tensor(self.half) - 1.0
+        return ops.cast(digits, "float32") / ops.convert_to_tensor(self.middle) - 1.0
 
     quantized = Codebook.quantized
 
@@ -205,4 +218,4 @@ class FiniteScalars(layers.Layer):
         """Nothing to start."""
 
     def get_config(self):
-        return {**super().get_config(), "levels": self.levels}
+        return {**super().get_config(), "levels": self.levels, "shifted": self.shifted}
