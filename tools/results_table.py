@@ -11,10 +11,13 @@ from vae_zoo import cli, zoo
 
 ROOT = pathlib.Path(__file__).parent.parent
 COLUMNS = {
-    "-ELBO": ("elbo",),
+    "-ELBO of bits": ("elbo if bits",),
+    "-ELBO of 8-bit values": ("elbo if levels",),
+    "-ELBO, a density": ("elbo if density",),
     "NLL": (r"nll(_iw\d+)?",),
     "bits/dim": (r"bits_per_dim(_iw\d+)?",),
-    "relative MSE": ("relative_mse",),
+    "relative MSE of bits": ("relative_mse if bits",),
+    "relative MSE of pixels": ("relative_mse if pixels",),
     "active": ("active_units",),
     "codes used, perplexity": (r"codes_used\w*", r"perplexity\w*"),
     "bits per code: test, training": ("bits_per_code", "bits_per_code_train"),
@@ -48,8 +51,8 @@ def results_table(readme=str(ROOT / "README.md")):
             ", ".join(_cell(card, p) or "-" for p in patterns) for patterns in COLUMNS.values()
         ]
         anchors = {k: n for k, n in card["metrics"].items() if "anchor" in n}
-        paper = ", ".join(f"{_name(k)} {n['anchor']:g}" for k, n in anchors.items())
-        gap = ", ".join(f"{_shown(k, n['value']) - n['anchor']:+.3g}" for k, n in anchors.items())
+        paper = ", ".join(_published(k, n["anchor"]) for k, n in anchors.items())
+        gap = ", ".join(_gap(k, n) for k, n in anchors.items() if n["anchor"]["compared"])
         cells = ["" if set(cell) <= set("-, ") else cell for cell in cells]
         entry = f"[`{name}`](saved_models/{name}/card.json)"
         weights = f"{card['parameters']:,}"
@@ -58,18 +61,24 @@ def results_table(readme=str(ROOT / "README.md")):
         notes.append(
             f"- `{name}`: `{card['command']}`, seed {training['seed']}, "
             f"{training['minutes']:g} minutes on {training['machine']}."
-            + "".join(f" {_name(k)}: {n['anchor_source']}." for k, n in anchors.items())
+            + "".join(
+                f" Published {_name(k)}: {n['anchor']['source']}; {n['anchor']['differs']}."
+                for k, n in anchors.items()
+            )
             + "".join(_over_seeds(k, n) for k, n in card["metrics"].items() if "seeds" in n)
         )
     protocols = (
-        "Test split, numbers ± standard error over images; -ELBO and NLL in nats. NLL: by "
-        "importance sampling, in brackets the number of samples and, where not all were taken, of "
-        "test images; exact for a PixelCNN. bits/dim: of that bound where there is one, else of "
-        "the ELBO. Active: latents whose posterior mean varies over images. Relative MSE: share of "
-        "the pixels' variance that a reconstruction leaves. Codes used, perplexity: of each grid "
+        "Test split, numbers ± standard error over images; -ELBO and NLL in nats. An -ELBO of bits "
+        "or of 8-bit values is one of a probability, one of a density may be negative: they do not "
+        "compare. NLL: by importance sampling, in brackets the number of samples, their effective "
+        "number (the median over images) and, where not all were taken, of test images; exact for "
+        "a PixelCNN. bits/dim: of that bound where there is one, else of the ELBO. Active: latents "
+        "whose posterior mean varies over images, of a hierarchy those with a KL above 0.01 nats. "
+        "Relative MSE: share of the variance that a reconstruction leaves, of the bits that a "
+        "model sees, or of grey levels and colours. Codes used, perplexity: of each grid "
         "of codes, from the top. cnn_fid: Fréchet distance to the test images of samples from the "
         "prior, of samples from uniform codes (VQ-VAE) or from a mixture of Gaussians fitted to "
-        "the latents, and of training images. Probe: accuracy of a linear classifier of the "
+        "the latents, and of validation images. Probe: accuracy of a linear classifier of the "
         "latents, of pixels, of an untrained encoder's latents. Everything else of an entry stands "
         "in its card."
     )
@@ -92,8 +101,35 @@ def _name(metric):
     return "-elbo" if metric == "elbo" else metric
 
 
+def _published(metric, anchor):
+    samples = f" ({anchor['samples']:,})" if anchor["samples"] else ""
+    return f"{_name(metric)} {anchor['value']:g}{samples}"
+
+
+def _gap(metric, number):
+    """Ours less theirs, with the standard error of ours; theirs is seldom known."""
+    gap = _shown(metric, number["value"]) - number["anchor"]["value"]
+    return f"{gap:+.2f} ± {number['standard_error']:.2f}"
+
+
+def _target(card):
+    """What a model's likelihood is of: "bits", "levels" of 8 bits, or "density"."""
+    likelihood = card["config"].get("likelihood")
+    if likelihood is None:  # a PixelCNN of bits has no ELBO, an autoencoder sees pixels
+        return "density"
+    name = likelihood if isinstance(likelihood, str) else likelihood["class_name"].lower()
+    return {"bernoulli": "bits", "discretizedlogistic": "levels"}.get(
+        name.replace("_", ""), "density"
+    )
+
+
 def _cell(card, pattern):
     """The number whose name is `pattern`; of several those of all grids, or the tightest bound."""
+    pattern, _, target = pattern.partition(" if ")
+    if target:
+        own = _target(card)
+        if target not in (own, "pixels" if own != "bits" else None):
+            return ""
     found = [number for name, number in card["metrics"].items() if re.fullmatch(pattern, name)]
     found = found if pattern.endswith(r"\w*") else found[-1:]
     return " and ".join(_number(card, pattern, number) for number in found)
@@ -110,7 +146,8 @@ def _number(card, pattern, number):
     if "samples" in number and pattern.startswith("nll"):
         samples, images = number["samples"], number["images"]
         every = images == card["metrics"]["elbo"]["images"]
-        text += f" ({samples:,})" if every else f" ({samples:,}; {images:,} images)"
+        effective = f"{samples:,}; {number['effective_samples']:.1f}"
+        text += f" ({effective})" if every else f" ({effective}; {images:,} images)"
     return text
 
 

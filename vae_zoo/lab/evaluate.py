@@ -17,7 +17,7 @@ from keras import ops
 
 from vae_zoo import data
 from vae_zoo.lab import metrics
-from vae_zoo.lab.measure import mean, measure, number, spread
+from vae_zoo.lab.measure import mean, measure, number, spread, without_values
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
 from vae_zoo.models.vq_vae import VQVAE
@@ -97,7 +97,7 @@ def evaluate(
         x_train=some,
         progress=progress,
     )
-    return numbers | beside(model, Found(splits, x, y, some, classifier, seed))
+    return numbers | without_values(beside(model, Found(splits, x, y, some, classifier, seed)))
 
 
 def labels_of(model, y):

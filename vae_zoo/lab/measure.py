@@ -28,11 +28,19 @@ def number(value, unit, protocol, **fields):
 
 
 def mean(values, unit, protocol, **fields):
-    """A mean over examples, and its standard error."""
+    """A mean over examples, its standard error, and what it is the mean of."""
     values = np.float64(values)
     error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
-    fields = {"images": len(values), **fields}
+    fields = {"images": len(values), **fields, "values": values}
     return number(float(values.mean()), unit, protocol, standard_error=error, **fields)
+
+
+def without_values(numbers):
+    """Numbers as files hold them: without those of single examples."""
+    return {
+        name: {key: field for key, field in number.items() if key != "values"}
+        for name, number in numbers.items()
+    }
 
 
 @dataclasses.dataclass
@@ -55,6 +63,7 @@ def measure(
     elbo_samples=16,
     x_train=None,
     progress=None,
+    values=False,
 ):
     """ELBO, importance-weighted NLL, active units and reconstruction error.
 
@@ -71,6 +80,8 @@ def measure(
         x_train: training examples; None leaves out what is measured by them. Grey levels become
             bits, as of x, where the likelihood is Bernoulli.
         progress: wraps the iterable of batches, `tqdm.tqdm` say.
+        values: bool, keep those of each example that a number is the mean of, as its `values`, to
+            compare two models example by example.
 
     Returns:
         dict, name -> number: elbo, rate, distortion, nll_iw<k> (nats); bits_per_dim for 8-bit
@@ -79,7 +90,8 @@ def measure(
         nll. Of any other model the terms that its objective logs.
     """
     how = How(num_samples, num_images, elbo_samples, x_train, progress)
-    return numbers_of(model, np.asarray(x[:]), None if y is None else np.asarray(y), how)
+    numbers = numbers_of(model, np.asarray(x[:]), None if y is None else np.asarray(y), how)
+    return numbers if values else without_values(numbers)
 
 
 @functools.singledispatch

@@ -117,6 +117,11 @@ def fit(
     output.mkdir(parents=True, exist_ok=True)
     batches = Batches(*train, batch_size=batch_size, seed=seed, augment=augment)
     held_out = Batches(*validation, batch_size=batch_size, shuffle=False)
+    if (rising := settings.get("warmup_epochs", 0)) > epochs:
+        print(
+            f"The warm-up of {rising} epochs is longer than the training of {epochs}: the KL ends "
+            f"with {epochs / rising:.0%} of its weight"
+        )
     monitor, mode = monitored(model)
     stopping = keras.callbacks.EarlyStopping(
         monitor, patience=patience, mode=mode, restore_best_weights=True

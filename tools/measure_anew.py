@@ -1,0 +1,38 @@
+"""Measures entries again, on their stored files: python tools/measure_anew.py
+
+Their cards get the numbers of today's protocols; models and pictures stay as they are.
+"""
+
+import sys
+
+from add_entry import measured
+
+from vae_zoo import cli, zoo
+
+
+def measure_anew(names: tuple[str, ...] = (), seed=0):
+    """Measure entries and put the numbers into their cards.
+
+    Args:
+        names: of entries; all if left out
+        seed: of samples, mixtures and the untrained encoder
+    """
+    for name in names or zoo.names():
+        card = zoo.card(name)
+        before = card["metrics"]
+        bound = next((before[key] for key in before if key.startswith("nll_iw")), None)
+        samples, images = (bound["samples"], bound["images"]) if bound else (0, None)
+        numbers, evaluation = measured(zoo.load(name), name, card["dataset"], samples, images, seed)
+        for metric, number in numbers.items():
+            if "seeds" in before.get(metric, {}):  # of other runs, which were measured alike
+                own = {str(card["training"]["seed"]): number["value"]}
+                number["seeds"] = {**before[metric]["seeds"], **own}
+            old = before.get(metric, {}).get("value")
+            if not isinstance(number["value"], list):
+                print(f"{name:<24} {metric:<26} {old} -> {number['value']}", flush=True)
+        card |= {"metrics": numbers, "evaluation": evaluation}
+        cli.write_json(zoo.FOLDER / name / "card.json", card)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(measure_anew))
