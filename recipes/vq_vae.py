@@ -17,7 +17,7 @@ def vq_vae(
     filters=(32, 64),
     blocks=1,
     likelihood="gaussian",
-    commitment=0.25,
+    commitment=10.0,
     averaged=False,
     cosine=False,
     restart=0.03,
@@ -47,7 +47,7 @@ def vq_vae(
         filters: channels after each halving of the image; the grid of codes is what is left
         blocks: residual blocks after each halving
         likelihood: gaussian, laplace, discretized_logistic (8 bits) or bernoulli (black and white)
-        commitment: weight of the commitment term
+        commitment: weight of the commitment term (0.25 in the paper, against squared errors)
         averaged: learn the codebook by moving averages instead of gradients
         cosine: compare directions of vectors only
         restart: codes chosen for less than this share of their fair share are moved; 0 never

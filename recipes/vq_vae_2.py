@@ -18,7 +18,7 @@ def vq_vae_2(
     filters=(32,),
     blocks=1,
     likelihood="gaussian",
-    commitment=0.25,
+    commitment=10.0,
     averaged=False,
     cosine=False,
     restart=0.03,
@@ -49,7 +49,7 @@ def vq_vae_2(
             grid half of it
         blocks: residual blocks after each halving
         likelihood: gaussian, laplace, discretized_logistic (8 bits) or bernoulli (black and white)
-        commitment: weight of the commitment term
+        commitment: weight of the commitment term (0.25 in the paper, against squared errors)
         averaged: learn the codebooks by moving averages instead of gradients
         cosine: compare directions of vectors only
         restart: codes chosen for less than this share of their fair share are moved; 0 never

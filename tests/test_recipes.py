@@ -138,11 +138,18 @@ def test_classify_learns_from_few_labels(tmp_path, capsys):
     settings += ["--labels", "2,20", "--draws", "2", "--steps", "60", "--output", str(tmp_path)]
     numbers = cli.run(classify, settings)
     value = {name: number["value"] for name, number in numbers.items()}
-    assert len(value) == 6 and (tmp_path / "accuracies.png").is_file()
+    assert len(value) == 12 and (tmp_path / "accuracies.png").is_file()
     for way in ("probe", "fine-tuned", "scratch"):  # ten classes; more labels are better
-        assert max(0.5, value[f"{way}, 2 a class"]) < value[f"{way}, 20 a class"] < 1
-    draws = json.loads((tmp_path / "numbers.json").read_text())["accuracies"]["probe"]["20"]
-    assert len(draws) == 2 and value["probe, 20 a class"] == pytest.approx(np.mean(draws))
+        few, more = (value[f"{way}, {n} a class, by as many"] for n in (2, 20))
+        assert max(0.4, few) < more < 1
+    accuracies = json.loads((tmp_path / "numbers.json").read_text())["accuracies"]
+    for chosen, by_way in accuracies.items():
+        name, draws = f"probe, 2 a class, {chosen}", by_way["probe"]["2"]
+        assert len(draws) == 2 and value[name] == pytest.approx(np.mean(draws))
+        deviation = numbers[name]["standard_deviation"]
+        assert deviation == pytest.approx(np.std(draws, ddof=1))
+    # Two labels a class choose no better, and 200 are not what "as many" saw.
+    assert value["probe, 2 a class, by as many"] <= value["probe, 2 a class, by all"] + 0.02
     for wrong, words in (
         (["--labels", "5000"], "images of its rarest class"),
         (["--checkpoint", str(RECIPES.parent / "saved_models/vq_vae_mnist")], "z_mean"),

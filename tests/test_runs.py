@@ -55,6 +55,13 @@ def interrupted(splits, output, monkeypatch, at_step, optimizer=None):
             fit(vae, splits, output)
 
 
+def test_a_warm_up_longer_than_the_training_is_noticed(splits, tmp_path, capsys):
+    fit(model(), splits, tmp_path / "a", epochs=1, warmup_epochs=4)
+    assert "warm-up of 4 epochs is longer than the training of 1" in capsys.readouterr().out
+    fit(model(), splits, tmp_path / "b", epochs=1, warmup_epochs=1)
+    assert "warm-up" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("at_step, optimizer", [(3, None), (25, None), (25, averaging)])
 def test_resumed_equals_uninterrupted(splits, tmp_path, monkeypatch, at_step, optimizer):
     new = optimizer or (lambda: None)

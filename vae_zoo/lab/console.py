@@ -19,14 +19,16 @@ def table(numbers, files=()):
 
     Args:
         numbers: dict, name -> dict with `value` (int, float, str or None), `unit` (str) and, where
-            they exist, `standard_error` (float) and `protocol` (str: how it was measured).
+            they exist, `standard_error` or `standard_deviation` (float) and `protocol` (str: how
+            it was measured).
         files: pairs (path, what it is).
     """
     cells = []
     for name, number in numbers.items():
         if isinstance(number.get("value"), (list, tuple)):
             continue  # for a file, or a picture
-        value, error = _digits(number.get("value"), number.get("standard_error"))
+        spread = number.get("standard_error", number.get("standard_deviation"))
+        value, error = _digits(number.get("value"), spread)
         cells.append((name, value, error, number.get("unit") or "", number.get("protocol") or ""))
     if cells:
         name, value, error, unit, _ = (max(map(len, column)) for column in zip(*cells, strict=True))

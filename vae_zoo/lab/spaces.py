@@ -41,7 +41,7 @@ def _codes(hp):
     return {
         "codes": hp.Choice("codes", [16, 32, 64, 128, 256, 512], default=64),
         "code_dim": hp.Choice("code_dim", [4, 8, 16, 32, 64], default=16),
-        "commitment": hp.Float("commitment", 0.1, 10.0, sampling="log", default=0.25),
+        "commitment": hp.Float("commitment", 0.1, 100.0, sampling="log", default=10.0),
     }
 
 
