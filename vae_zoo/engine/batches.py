@@ -4,6 +4,7 @@ import functools
 
 import keras
 import numpy as np
+from keras import ops
 
 from vae_zoo.engine import backend, replicas
 
@@ -107,3 +108,12 @@ def _order(n, seed, epoch):
     order = np.random.default_rng([seed, epoch]).permutation(n)
     order.setflags(write=False)
     return order
+
+
+def counted(rows, weights):
+    """Rows (batch, ...) with zeros in place of floats of weight 0: they may be NaN, which a weight
+    alone would not silence. None stays None."""
+    if rows is None or "float" not in keras.backend.standardize_dtype(rows.dtype):
+        return rows
+    counts = ops.reshape(weights > 0, (-1, *[1] * (len(rows.shape) - 1)))
+    return ops.where(counts, rows, ops.zeros_like(rows))

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from vae_zoo.engine import BACKEND, adam, backend, replicas
-from vae_zoo.engine.batches import Batches
+from vae_zoo.engine.batches import Batches, counted
 from vae_zoo.engine.functions import NoisyModel
 from vae_zoo.engine.recording import Recordings
 from vae_zoo.engine.tracking import GiveUpWhenAllSkipped, TermMeans
@@ -235,10 +235,8 @@ class Trainable(NoisyModel):
             y = None  # see `Batches`
         if weights is None:
             return x, y, ops.ones(ops.shape(keras.tree.flatten(x)[0])[:1])
-        # Rows that do not count may hold NaN, which a weight of 0 would not silence.
         weights = ops.cast(weights, "float32")
-        x, y = keras.tree.map_structure(lambda rows: _counted(rows, weights > 0), (x, y))
-        return x, y, weights
+        return *keras.tree.map_structure(lambda rows: counted(rows, weights), (x, y)), weights
 
     def _checked(self, outputs):
         missing = set(self.tracker.names) - set(outputs)
@@ -392,14 +390,6 @@ class Trainable(NoisyModel):
         self.check_data(x)
         if self.condition is not None and isinstance(x, np.ndarray):
             self.check_labels(y)
-
-
-def _counted(rows, counts):
-    """Rows (batch, ...) of a batch, zeros in place of those of floats that do not count."""
-    if rows is None or "float" not in keras.backend.standardize_dtype(rows.dtype):
-        return rows
-    counts = ops.reshape(counts, (-1, *[1] * (len(rows.shape) - 1)))
-    return ops.where(counts, rows, ops.zeros_like(rows))
 
 
 def _as_list(callbacks):
