@@ -166,7 +166,7 @@ class Trainable(FittedModel):
         """
         weights = self._now.weights
         if weights is None:  # an objective called on its own
-            return terms, ops.ones(ops.shape(terms)[:1])
+            return terms, ops.ones(ops.shape(terms)[:1], "float32")
         return replicas.whole_batch(terms), replicas.whole_batch(weights)
 
     def without_training(self, variables):
@@ -200,7 +200,7 @@ class Trainable(FittedModel):
         if getattr(shape, "rank", 0) is not None and tuple(shape[1:]) == (0,):
             y = None  # see `Batches`
         if weights is None:
-            weights = ops.ones(ops.shape(keras.tree.flatten(x)[0])[:1])
+            weights = ops.ones(ops.shape(keras.tree.flatten(x)[0])[:1], "float32")
         return x, y, ops.cast(weights, "float32")
 
     def _checked(self, outputs):
