@@ -173,7 +173,7 @@ def _labels(model, y, rng):
 def _loss(model, x, labels):
     """At the mean of the posterior: no noise, and no draw, which bits need not."""
     y = model.prepare_labels(labels.get("y"))
-    with model.drawing(lambda shape, distribution, alike: ops.zeros(shape)):
+    with model.drawing(lambda shape, distribution, alike: ops.zeros(shape, "float32")):
         x = model.domain.tensor(x)
         return ops.convert_to_numpy(model.objective(x, *given(y), training=False)["loss"])
 

@@ -369,3 +369,17 @@ def own_buffers(variables):
         for variable in variables:
             if variable._value is not None:  # as after an error in the first step
                 variable.assign(jax.numpy.array(variable.value, copy=True))
+
+
+@contextlib.contextmanager
+def alive(variables):
+    """Context of Keras's `fit`, `evaluate` and `predict`: an error before their first step, which
+    on JAX takes the arrays of all variables away, leaves them where they were."""
+    before = [(v, v._value) for v in variables] if BACKEND == "jax" else []
+    try:
+        yield
+    except BaseException:
+        for variable, value in before:
+            if variable._value is None and value is not None and not value.is_deleted():
+                variable.assign(value)
+        raise

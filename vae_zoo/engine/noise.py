@@ -25,7 +25,7 @@ def drawn(source, shape, distribution, alike):
     number, count = replica()
     if count > 1 and not alike:  # all replicas move its state alike, and get different numbers
         source = _NoiseOfReplica(source, number)
-    return getattr(keras.random, distribution)(shape, seed=source)
+    return getattr(keras.random, distribution)(shape, dtype="float32", seed=source)
 
 
 class StatelessNoise(keras.random.SeedGenerator):

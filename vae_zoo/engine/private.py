@@ -23,6 +23,7 @@ TESTED_KERAS = ((3, 15),)
 NAMES = {
     ("tensorflow", "jax", "torch"): {
         "keras.Model._flatten_metrics_in_order": "overridden: of a list of numbers the loss leads",
+        "keras.Model._flatten_layers": "all parts of a model, some of which may be frozen",
         "keras.callbacks.SwapEMAWeights()._ema_weights_in_model": "what resuming sets again",
         "keras.optimizers.Adam()._trainable_variables": "which of several players it trains",
         "keras_tuner.src.utils.save_json": "replaced: when killed it leaves half a file",
@@ -47,7 +48,7 @@ NAMES = {
         "keras.optimizers.Adam._all_reduce_sum_gradients": "replaced: gradients come summed",
     },
     ("jax",): {
-        "keras.Variable()._value": "None after an error in the first step",
+        "keras.Variable()._value": "None after an error in the first step, and then put back",
     },
     ("torch",): {
         "keras.optimizers.Adam()._parallel_update_step": "replaced by the fused kernel",

@@ -90,9 +90,12 @@ def recorded(function, model, arguments):
 
     drawn = []
 
-    def note(shape, distribution, alike):
-        drawn.append((tuple(shape), distribution, alike))
-        return getattr(keras.random, distribution)(shape, seed=0)
+    def some(shape, distribution, alike):
+        return getattr(keras.random, distribution)(shape, dtype="float32", seed=0)
+
+    def note(*one):
+        drawn.append((tuple(one[0]), *one[1:]))
+        return some(*one)
 
     with torch.no_grad(), model.drawing(note):  # how many draws there are, of which shapes
         function(*arguments)
@@ -102,7 +105,9 @@ def recorded(function, model, arguments):
         with model.drawing(lambda *_: next(noise)):
             return function(*arguments)
 
-    noise = [getattr(keras.random, kind)(shape, seed=0) for shape, kind, _ in drawn]
+    noise = [
+        getattr(keras.random, kind)(shape, dtype="float32", seed=0) for shape, kind, _ in drawn
+    ]
     try:
         with torch.no_grad():
             graph = _streamlined(make_fx(of_noise)(noise, *arguments))

@@ -159,6 +159,10 @@ class SavedModel(keras.Model):
                 config[name] = serialized(getattr(self, name))
             else:
                 missing.append(name)
+        layers = self._parts()
+        frozen = [i for i, layer in enumerate(layers) if not layer.trainable]
+        if frozen and self.trainable:
+            config["frozen"] = {"parts": frozen, "of": len(layers)}
         if missing and type(self).get_config is SavedModel.get_config:
             raise ValueError(
                 f"{type(self).__name__} must keep its keyword {missing[0]!r} in the attribute "
@@ -171,14 +175,30 @@ class SavedModel(keras.Model):
         taken = keywords(cls)
         check_sizes(config)
         config = translated(config, taken)
-        trainable = config.pop("trainable", True)
+        trainable, frozen = config.pop("trainable", True), config.pop("frozen", None)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = restore(config["dtype"])
         with weight_budget(MOST[1]):
             model = cls(**config)
         if not trainable:
             model.trainable = False
+        elif frozen is not None:
+            layers = model._parts()
+            if len(layers) != frozen["of"]:
+                raise ValueError(f"frozen={frozen} is of a model with other parts")
+            for i, layer in enumerate(layers):  # a whole comes before its parts, and sets theirs
+                if layer.trainable != (i not in frozen["parts"]):
+                    layer.trainable = i not in frozen["parts"]
         return model
+
+    def _parts(self):
+        """All layers inside, of which a model built from keywords would know nothing; not those of
+        a prior, whose own config says what is frozen."""
+        prior = getattr(self, "prior", None)
+        own = prior._flatten_layers() if isinstance(prior, keras.Layer) else ()
+        left_out = {id(layer) for layer in own}
+        layers = self._flatten_layers(include_self=False)
+        return [layer for layer in layers if id(layer) not in left_out]
 
     def get_compile_config(self):
         if not self.compiled:
@@ -186,11 +206,20 @@ class SavedModel(keras.Model):
         if not self.optimizer.built:  # what is loaded has a built one, whose file must fit it
             self.optimizer.build(self.trainable_variables)
         # How a step is compiled is the business of the backend that runs it, not of the file.
-        return _portable({"optimizer": super().get_compile_config()["optimizer"]})
+        config = _portable({"optimizer": super().get_compile_config()["optimizer"]})
+        variables = [id(v) for v in self.optimizer._trainable_variables]
+        if variables != [id(v) for v in self.trainable_variables]:  # frozen since, or freed
+            places = {id(v): i for i, v in enumerate(self.weights)}
+            config["trains"] = [places[v] for v in variables if v in places]
+        return config
 
     def compile_from_config(self, config):
         self.compile(keras.saving.deserialize_keras_object(_portable(config)["optimizer"]))
-        self.optimizer.build(self.trainable_variables)
+        trained = config.get("trains")
+        weights = self.weights
+        self.optimizer.build(
+            self.trainable_variables if trained is None else [weights[i] for i in trained]
+        )
 
     def _noise_states(self):
         return [v for v in self.variables if v.path.endswith("seed_generator_state")]

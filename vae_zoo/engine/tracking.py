@@ -18,7 +18,9 @@ class SetMetric(keras.metrics.Metric):
 
     def add(self, shape, name):
         """A variable of zeros, reset with the metric."""
-        return self.add_variable(shape, "zeros", aggregation="only_first_replica", name=name)
+        return self.add_variable(
+            shape, "zeros", dtype="float32", aggregation="only_first_replica", name=name
+        )
 
     def save_own_variables(self, store):
         pass

@@ -3,19 +3,17 @@
 import functools
 
 import keras
-import numpy as np
 from keras import ops
 
-from vae_zoo.engine import BACKEND, adam, backend, replicas
-from vae_zoo.engine.batches import Batches, counted
-from vae_zoo.engine.functions import NoisyModel
-from vae_zoo.engine.recording import Recordings
-from vae_zoo.engine.tracking import GiveUpWhenAllSkipped, TermMeans
+from vae_zoo.engine import backend, replicas
+from vae_zoo.engine.batches import counted
+from vae_zoo.engine.fitting import FittedModel
+from vae_zoo.engine.tracking import TermMeans
 
 EVALUATION_SEED = 1_000_003  # evaluation draws the same noise each time, so that it is repeatable
 
 
-class Trainable(NoisyModel):
+class Trainable(FittedModel):
     """A model trained by minimising `objective(x, y, training)["loss"]`.
 
     A family writes `__init__` (every weight exists when it returns), `call`, `objective`, and
@@ -38,9 +36,6 @@ class Trainable(NoisyModel):
     logged = ()
     assigned = ()  # trainable variables that `update_state` assigns too
     monitor = "loss"  # the term whose best validation epoch is kept; a bound, unless it is the loss
-    domain = None  # of x, a `Domain`; None where the family has none
-    condition = None  # of y, a `Domain`; None where no labels are taken
-    sees_bits = False  # True: held-out data are black and white, drawn once from the grey levels
 
     def __init__(self, seed=None, skip_threshold=None, logged=None, **kwargs):
         super().__init__(seed, **kwargs)
@@ -80,35 +75,6 @@ class Trainable(NoisyModel):
 
     def prepare_labels(self, y):
         """Labels as the user gave them -> labels as `objective` takes them."""
-        return y
-
-    def check_data(self, x):
-        """Raises `ValueError` where an array given to the model cannot be right."""
-        if self.domain is not None and isinstance(x, np.ndarray):
-            self.domain.check(x)
-            self.domain.check_values(x)
-
-    def check_labels(self, y):
-        """Labels as `objective` takes them, NumPy, None where the model takes none.
-
-        Raises:
-            ValueError: if they are missing, superfluous, of a wrong shape or type, or out of range.
-        """
-        if self.condition is None:
-            if y is not None:
-                raise ValueError(
-                    f"This {type(self).__name__} takes no labels: `y` must be None. "
-                    f"Received: y of shape {np.shape(y)}"
-                )
-            return None
-        if y is None:
-            raise ValueError(
-                f"This {type(self).__name__} needs labels: `y` must be {self.condition}. "
-                "Received: y=None"
-            )
-        y = np.asarray(y)
-        self.condition.check(y, "`y`")
-        self.condition.check_values(y, "`y`")
         return y
 
     # === The step ===
@@ -201,7 +167,7 @@ class Trainable(NoisyModel):
         """
         weights = self._now.weights
         if weights is None:  # an objective called on its own
-            return terms, ops.ones(ops.shape(terms)[:1])
+            return terms, ops.ones(ops.shape(terms)[:1], "float32")
         return replicas.whole_batch(terms), replicas.whole_batch(weights)
 
     def without_training(self, variables):
@@ -231,10 +197,11 @@ class Trainable(NoisyModel):
     def _unpack(self, data):
         data = keras.tree.map_structure(ops.convert_to_tensor, data, none_is_leaf=False)
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-        if y is not None and tuple(getattr(y, "shape", ())[1:]) == (0,):
+        shape = getattr(y, "shape", ())
+        if getattr(shape, "rank", 0) is not None and tuple(shape[1:]) == (0,):
             y = None  # see `Batches`
         if weights is None:
-            return x, y, ops.ones(ops.shape(keras.tree.flatten(x)[0])[:1])
+            return x, y, ops.ones(ops.shape(keras.tree.flatten(x)[0])[:1], "float32")
         weights = ops.cast(weights, "float32")
         return *keras.tree.map_structure(lambda rows: counted(rows, weights), (x, y)), weights
 
@@ -262,137 +229,3 @@ class Trainable(NoisyModel):
         # Of a list, `evaluate` without `return_dict` say, the loss is the first.
         first = [name for name in (*self.tracker.names, "skipped") if name in logs]
         return [logs[name] for name in dict.fromkeys([*first, *logs])]
-
-    # === Training and evaluating ===
-
-    def compile(
-        self,
-        optimizer="adam",
-        jit_compile="auto",
-        run_eagerly=False,
-        steps_per_execution=None,
-        auto_scale_loss=True,
-    ):
-        """Keras's `compile`, without `loss` and `metrics`: the family's objective is the loss.
-
-        `steps_per_execution=None` takes what is fast on the backend: 8 on TensorFlow, where
-        callbacks then see every eighth batch, 1 on the others.
-        """
-        self._chosen_execution = steps_per_execution is None and not run_eagerly
-        if steps_per_execution is None:
-            one = run_eagerly or replicas.devices()[0] > 1
-            steps_per_execution = 1 if one else backend.STEPS_PER_EXECUTION
-        elif BACKEND == "tensorflow" and steps_per_execution > 1 < replicas.devices()[0]:
-            raise ValueError(
-                "TensorFlow cannot sum over replicas inside the loop of several steps: leave "
-                f"`steps_per_execution` out. Received: {steps_per_execution}"
-            )
-        super().compile(
-            optimizer=optimizer,
-            jit_compile=jit_compile,
-            run_eagerly=run_eagerly,
-            steps_per_execution=steps_per_execution,
-            auto_scale_loss=auto_scale_loss,
-        )
-        backend.optimizers_of(self.optimizer, self.players())  # refuses what cannot train them
-        adam.accelerate(self.optimizer)
-        # Not by attribute assignment: Keras would track it as the model's own state.
-        eager = run_eagerly or self.jit_compile
-        self.__dict__["_recordings"] = None if eager else Recordings(self)
-
-    def fit(
-        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
-    ):
-        """Keras's `fit`: `fit(x)`, with `y` where the family takes labels.
-
-        Raises:
-            ValueError: if data cannot be right, or `sample_weight` comes without `y` (Keras would
-                drop it).
-            RuntimeError: if no update is made for long, since every gradient is refused.
-        """
-        self._check_arguments(x, y, kwargs.get("sample_weight"))
-        if isinstance(kwargs.get("validation_data"), tuple):
-            held_out = (*kwargs["validation_data"], None)[:2]
-            self._check_arguments(*held_out, None)
-        self._stop_at(kwargs.get("steps_per_epoch"), kwargs.get("validation_steps"))
-        if self.compiled and replicas.devices()[0] > 1:
-            self.optimizer.build(self.trainable_variables)
-            replicas.share_from_first([*self.variables, *self.optimizer.variables])
-            x, y = self._dealt_out(x, y, batch_size, kwargs), None
-        if isinstance(x, keras.utils.PyDataset):
-            # A dataset has an order of its own; Keras would deal its batches by the global seed.
-            kwargs.setdefault("shuffle", False)
-        if not isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks = [*_as_list(callbacks), GiveUpWhenAllSkipped()]
-        try:
-            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
-        finally:
-            if self.compiled:
-                backend.own_buffers(self.optimizer.variables)
-
-    def evaluate(
-        self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs
-    ):
-        """Keras's `evaluate`; works on a model that was never compiled too."""
-        self._check_arguments(x, y, sample_weight)
-        self._stop_at(kwargs.get("steps"))
-        if replicas.devices()[0] > 1 and isinstance(x, np.ndarray):
-            x = Batches(x, y, sample_weight, batch_size or 32, shuffle=False)
-            y = sample_weight = None
-        if self.compiled:
-            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
-        self.compile("sgd")
-        try:
-            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
-        finally:
-            self.compiled, self.optimizer = False, None
-
-    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
-        """Keras's `predict`: what `call` returns; of a conditional model x is a pair (x, y)."""
-        self._stop_at(steps)
-        if replicas.devices()[0] > 1 and isinstance(x, np.ndarray):
-            return self.run("call", self.call, x, batch_size=batch_size or 32)
-        return super().predict(x, batch_size, verbose, steps, callbacks)
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing: every weight exists, and Keras's way fails with several workers (TensorFlow)."""
-
-    def _dealt_out(self, x, y, batch_size, kwargs):
-        """Arrays for `fit` as batches that are dealt out to the devices; of `kwargs` those of the
-        data are replaced. Anything else is as it was."""
-        batch_size, seed = batch_size or 32, self.seed or 0
-        if kwargs.get("validation_split"):
-            raise ValueError("On several devices pass `validation_data`, not `validation_split`")
-        held_out = kwargs.get("validation_data")
-        if isinstance(held_out, tuple):
-            batches = kwargs.pop("validation_batch_size", None) or batch_size
-            held_out = (*held_out, None, None)[:3]
-            kwargs["validation_data"] = Batches(*held_out, batches, shuffle=False)
-        if not isinstance(x, np.ndarray):
-            return x
-        shuffle, weights = kwargs.pop("shuffle", True), kwargs.pop("sample_weight", None)
-        seed += int(ops.convert_to_numpy(self.optimizer.iterations))  # another order each time
-        return Batches(x, y, weights, batch_size, seed, shuffle)
-
-    def _stop_at(self, *steps):
-        """One step an execution where the number of steps is given: Keras runs whole ones."""
-        if any(steps) and getattr(self, "_chosen_execution", False):
-            if self.steps_per_execution > 1:
-                self.steps_per_execution = 1
-                self.train_function = self.test_function = self.predict_function = None
-
-    def _check_arguments(self, x, y, sample_weight):
-        if sample_weight is not None and y is None:
-            raise ValueError(
-                "`sample_weight` needs `y`: Keras drops weights that come without it. Pass labels, "
-                "of any value where the model takes none, or a dataset of (x, y, w)."
-            )
-        self.check_data(x)
-        if self.condition is not None and isinstance(x, np.ndarray):
-            self.check_labels(y)
-
-
-def _as_list(callbacks):
-    return (
-        list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks] * bool(callbacks)
-    )

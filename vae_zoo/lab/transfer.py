@@ -48,6 +48,7 @@ def adapted(model, shape=None, likelihood=None):
     """
     check(model)
     config = model.get_config()
+    config.pop("frozen", None)  # what is new must learn, and what was frozen may have other parts
     if callable(model.beta):  # the warm-up is over, a cycle at its top
         top = vars(model.beta).get("beta")
         config["beta"] = float(ops.convert_to_numpy(model.beta(10**9)) if top is None else top)

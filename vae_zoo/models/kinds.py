@@ -84,10 +84,12 @@ class BaseVAE(LatentModel):
 
     def prepare(self, x):
         """Examples as the likelihood sees them: grey levels become bits for a Bernoulli one."""
+        may_be_nan = "float" in keras.backend.standardize_dtype(x.dtype)
         x = self.domain.tensor(x)
-        if self.likelihood.binary:  # changes nothing on 0/1 data
-            x = ops.cast(self.draw(ops.shape(x), "uniform") < x, "float32")
-        return x
+        if not self.likelihood.binary:
+            return x
+        bits = ops.cast(self.draw(ops.shape(x), "uniform") < x, "float32")  # of 0/1 data the same
+        return bits + 0.0 * x if may_be_nan else bits  # NaN stays, and its update is skipped
 
     # === The bound ===
 

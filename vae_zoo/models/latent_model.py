@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from vae_zoo.engine import checks
 from vae_zoo.engine.trainable import EVALUATION_SEED, Trainable
 from vae_zoo.parts import domains
 
@@ -42,9 +43,7 @@ class _WithData(Trainable):
 
     def _arrays(self, x, y):
         """Checked NumPy arrays (x,), or (x, y) where labels are taken."""
-        x = x if hasattr(x, "__array__") or isinstance(x, dict) else x[:]
-        x = np.asarray(x) if hasattr(x, "__array__") else x
-        self.check_data(x)
+        x = self.check_data(x if hasattr(x, "__array__") or not hasattr(x, "shape") else x[:])
         y = self.check_labels(y)
         if y is not None and len(y) != len(x):
             raise ValueError(f"`y` must have {len(x)} labels. Received: {len(y)}")
@@ -153,7 +152,7 @@ class LatentModel(_WithData):
         Raises:
             ValueError: if a shape or a type is wrong.
         """
-        z = each(np.asarray, z)
+        z = each(lambda group: np.asarray(checks.array_of(group)), z)
         if isinstance(z, tuple) != isinstance(self.latent_domain, tuple) or (
             isinstance(z, tuple) and len(z) != len(self.latent_domain)
         ):
@@ -162,6 +161,7 @@ class LatentModel(_WithData):
                 f"Received: shape={each(np.shape, z)}"
             )
         each(lambda group, z: group.check(z, "Latents"), self.latent_domain, z)
+        each(lambda group, z: group.check_values(z, "Latents"), self.latent_domain, z)
         y = self._repeated(y, len(keras.tree.flatten(z)[0]))
 
         def generate(z, *y):
@@ -185,8 +185,19 @@ class LatentModel(_WithData):
         Returns:
             NumPy (n, steps, *shape).
         """
+        start, end = self._ends(start, end)
         y = self._repeated(y, len(start))
         return self._between(self.encode(start, y), self.encode(end, y), steps, y, self.decode)
+
+    def _ends(self, start, end):
+        """Both ends of lines, checked, NumPy."""
+        start, end = self.check_data(start, "`start`"), self.check_data(end, "`end`")
+        if len(start) != len(end):
+            raise ValueError(
+                "`start` and `end` must hold equally many examples. "
+                f"Received: {len(start)} and {len(end)}"
+            )
+        return start, end
 
     def _between(self, first, last, steps, y, decode):
         """What `decode` makes of the straight lines between NumPy points (n, ...), or between

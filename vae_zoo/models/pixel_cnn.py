@@ -214,7 +214,7 @@ class PixelCNN(Density):
         for start in range(0, n, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), n - 1)
             labels = () if y is None else (y[rows].astype("int32"),)
-            uniform = keras.random.uniform((batch_size, *self.shape), seed=seed)
+            uniform = keras.random.uniform((batch_size, *self.shape), dtype="float32", seed=seed)
             parts.append(generate(ops.convert_to_numpy(uniform), *labels))
         return np.concatenate(parts)[:n] if parts else np.zeros((0, *self.shape), "int32")
 

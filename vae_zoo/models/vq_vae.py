@@ -168,7 +168,7 @@ class VQVAE(BaseVAE):
         """Puts the codebooks at the k-means centres of what the encoder makes of images x (n, …):
         before the first step, so that no vector starts far from all outputs."""
         rows = np.linspace(0, len(x) - 1, min(images, len(x))).astype(int)
-        x = np.asarray(x[rows])
+        x = self.check_data(x[rows])
         for i, codebook in enumerate(self.codebooks):  # a finer grid depends on a coarser one
             z = self.run("embed", self._embed, x)[i]
             codebook.start(z.reshape(-1, codebook.dim), seed)
@@ -207,7 +207,7 @@ class VQVAE(BaseVAE):
 
     def interpolate(self, start, end, steps=10, y=None):
         """As `LatentModel.interpolate`; the lines run between embeddings, before the codebook."""
-        first, last = (self.run("embed", self._embed, np.asarray(x)) for x in (start, end))
+        first, last = (self.run("embed", self._embed, x) for x in self._ends(start, end))
 
         def nearest(*z):
             return tuple(c.nearest(part) for c, part in zip(self.codebooks, z))

@@ -141,7 +141,9 @@ def discretized_logistic_mixture_sample(parameters, uniform_component, uniform_l
     uniform_logistic = ops.clip(uniform_logistic, 1e-7, 1.0 - 1e-7)
 
     gumbel = -ops.log(-ops.log(uniform_component))
-    chosen = ops.one_hot(ops.argmax(logits + gumbel, axis=-1), components)[..., None, :]
+    chosen = ops.one_hot(ops.argmax(logits + gumbel, axis=-1), components, dtype="float32")[
+        ..., None, :
+    ]
     means, log_scales, coefficients = (
         ops.sum(rows * chosen, axis=-1, keepdims=True) for rows in (means, log_scales, coefficients)
     )

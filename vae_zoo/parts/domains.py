@@ -16,6 +16,8 @@ class Domain:
         shape: tuple of ints, of one example.
     """
 
+    dtype = "float32"  # of the examples of an exported model
+
     def __init__(self, shape):
         self.shape = tuple(shape)
 
@@ -26,11 +28,9 @@ class Domain:
             raise ValueError(f"{what} must be {self}. Received: a {type(x).__name__}{held}")
         try:
             shape, dtype = tuple(x.shape), keras.backend.standardize_dtype(x.dtype)
-        except (AttributeError, ValueError, TypeError):  # TensorFlow, of a data set without shapes
-            shape = getattr(x, "shape", None)
-            raise ValueError(
-                f"{what} must be {self}. Received: a {type(x).__name__} of shape {shape}"
-            ) from None
+        except (AttributeError, ValueError, TypeError):  # ragged rows, a path, None
+            of = f" of shape {x.shape}" if hasattr(x, "shape") else ""
+            raise ValueError(f"{what} must be {self}. Received: a {type(x).__name__}{of}") from None
         if not self.is_shape(shape):
             raise ValueError(f"{what} must be {self}. Received: shape={shape}")
         if not self.is_type(dtype):
@@ -157,6 +157,8 @@ class Symbols(Domain):
         levels: int.
     """
 
+    dtype = "int32"
+
     def __init__(self, shape, levels):
         super().__init__(shape)
         if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
@@ -248,7 +250,7 @@ def get(identifier):
 
 
 def _check_range(x, what, advice):
-    if x.dtype.kind == "f" and ((x < 0).any() or (x > 1).any()):
+    if "float" in str(x.dtype) and ((x < 0).any() or (x > 1).any()):
         raise ValueError(
             f"{what}: float images must lie in [0, 1] {advice}. "
             f"Received: values in [{np.nanmin(x):g}, {np.nanmax(x):g}]"

@@ -5,6 +5,12 @@ from functools import partial
 import keras
 from keras import layers, ops
 
+# Images are channels-last here, whatever keras.json says.
+Conv2D, Cropping2D, Flatten = (
+    partial(layer, data_format="channels_last")
+    for layer in (layers.Conv2D, layers.Cropping2D, layers.Flatten)
+)
+
 
 def check_sizes(**sizes):
     """Raises `ValueError` unless every value is a positive int, or a tuple of them."""
@@ -42,7 +48,7 @@ class ResidualBlock(layers.Layer):
         self.activation = keras.activations.get(activation)
 
     def build(self, input_shape):
-        conv = partial(layers.Conv2D, input_shape[-1], 3, padding="same", dtype=self.dtype_policy)
+        conv = partial(Conv2D, input_shape[-1], 3, padding="same", dtype=self.dtype_policy)
         self.first, self.second = conv(), conv(kernel_initializer="zeros")
         self.first.build(input_shape)
         self.second.build(input_shape)
@@ -95,7 +101,7 @@ class ResidualCell(layers.Layer):
             last = keras.initializers.VarianceScaling(self.scale**2, "fan_avg", "uniform")
         self.steps = [layers.Dense(self.hidden, dtype=policy)]
         if grid:
-            conv = partial(layers.Conv2D, self.hidden, 3, padding="same", dtype=policy)
+            conv = partial(Conv2D, self.hidden, 3, padding="same", dtype=policy)
             self.steps += [conv(), conv()]
         last = layers.Dense(self.units, kernel_initializer=last, dtype=self.output_dtype or policy)
         self.steps.append(last)
@@ -247,8 +253,8 @@ class GatedBlock(layers.Layer):
         _, height, width, self.channels = input_shape
         policy, size, double = self.dtype_policy, self.kernel_size, 2 * self.filters
         shape = (None, height + self.reach, width + 2 * self.reach, self.channels)
-        self.above = layers.Conv2D(double, (self.reach + 1, size), dtype=policy)
-        self.left = layers.Conv2D(double, (1, self.reach + 1), dtype=policy)
+        self.above = Conv2D(double, (self.reach + 1, size), dtype=policy)
+        self.left = Conv2D(double, (1, self.reach + 1), dtype=policy)
         self.above.build(shape)
         self.left.build(shape)
         self.link = built(layers.Dense(double, dtype=policy), (double,))

@@ -12,6 +12,9 @@ import keras
 from keras import layers, ops
 
 from vae_zoo.parts.layers import (
+    Conv2D,
+    Cropping2D,
+    Flatten,
     PixelShuffle,
     ResidualBlock,
     ResidualCell,
@@ -29,8 +32,13 @@ def check_shape(shape, images=False):
     return tuple(shape)
 
 
+def _float_input(shape, name):
+    """Whatever Keras's floats are by default."""
+    return keras.Input(shape, dtype="float32", name=name)
+
+
 def _input(shape):
-    return keras.Input(shape, name="image" if len(shape) == 3 else "x")
+    return _float_input(shape, "image" if len(shape) == 3 else "x")
 
 
 def _nonlinear(layer, units, activation, dtype, **kwargs):
@@ -63,7 +71,7 @@ def mlp_encoder(shape, latent_dim, hidden, activation, heads=("z_mean", "z_log_v
     check_sizes(latent_dim=latent_dim)
     check_widths(0, hidden=hidden)
     inputs = _input(check_shape(shape))
-    x = layers.Flatten(dtype=dtype)(inputs)
+    x = Flatten(dtype=dtype)(inputs)
     for units in hidden:
         x = _nonlinear(layers.Dense, units, activation, dtype)(x)
     outputs = [layers.Dense(latent_dim, dtype="float32", name=head)(x) for head in heads]
@@ -78,7 +86,7 @@ def mlp_decoder(latent_dim, shape, num_parameters, hidden, activation, dtype=Non
     *places, _ = check_shape(shape)
     check_sizes(latent_dim=latent_dim, num_parameters=num_parameters)
     check_widths(0, hidden=hidden)
-    inputs = keras.Input((latent_dim,), name="latent")
+    inputs = _float_input((latent_dim,), "latent")
     x = inputs
     for units in reversed(hidden):
         x = _nonlinear(layers.Dense, units, activation, dtype)(x)
@@ -125,13 +133,13 @@ def conv_encoder(
     x = inputs = _input(check_shape(image_shape, images=True))
     for channels in filters:
         x = _nonlinear(
-            layers.Conv2D, channels, activation, dtype, kernel_size=3, strides=2, padding="same"
+            Conv2D, channels, activation, dtype, kernel_size=3, strides=2, padding="same"
         )(x)
         x = _residual(x, blocks, activation, dtype)
     if units is None:
-        head = partial(layers.Conv2D, latent_dim, kernel_size=1, dtype="float32")
+        head = partial(Conv2D, latent_dim, kernel_size=1, dtype="float32")
     else:
-        x = layers.Flatten(dtype=dtype)(x)
+        x = Flatten(dtype=dtype)(x)
         x = _nonlinear(layers.Dense, units, activation, dtype)(x)
         head = partial(layers.Dense, latent_dim, dtype="float32")
     return _model(inputs, [head(name=name)(x) for name in heads], "encoder")
@@ -151,19 +159,19 @@ def conv_decoder(
     rows, columns = grid_shape(image_shape, filters)
     same = {"kernel_size": 3, "padding": "same"}
     if units is None:
-        x = inputs = keras.Input((rows, columns, latent_dim), name="latent")
-        x = _nonlinear(layers.Conv2D, filters[-1], activation, dtype, **same)(x)
+        x = inputs = _float_input((rows, columns, latent_dim), "latent")
+        x = _nonlinear(Conv2D, filters[-1], activation, dtype, **same)(x)
     else:
-        inputs = keras.Input((latent_dim,), name="latent")
+        inputs = _float_input((latent_dim,), "latent")
         x = _nonlinear(layers.Dense, units, activation, dtype)(inputs)
         x = _nonlinear(layers.Dense, rows * columns * filters[-1], activation, dtype)(x)
         x = layers.Reshape((rows, columns, filters[-1]), dtype=dtype)(x)
     x = _residual(x, blocks, activation, dtype)
     for channels in reversed(filters[:-1]):
-        x = _nonlinear(layers.Conv2D, 4 * channels, activation, dtype, **same)(x)
+        x = _nonlinear(Conv2D, 4 * channels, activation, dtype, **same)(x)
         x = PixelShuffle(dtype=dtype)(x)
         x = _residual(x, blocks, activation, dtype)
-    x = layers.Conv2D(4 * num_parameters, dtype="float32", name="parameters", **same)(x)
+    x = Conv2D(4 * num_parameters, dtype="float32", name="parameters", **same)(x)
     x = PixelShuffle(dtype="float32")(x)
     return _model(inputs, [_cropped(x, image_shape)], "decoder")
 
@@ -184,9 +192,9 @@ def ladder_encoder(shape, widths, network, blocks, activation, dtype=None):
     x = inputs = _input(check_shape(shape, images=network == "conv"))
     layer, halving = layers.Dense, {}
     if network == "conv":
-        layer, halving = layers.Conv2D, {"kernel_size": 3, "strides": 2, "padding": "same"}
+        layer, halving = Conv2D, {"kernel_size": 3, "strides": 2, "padding": "same"}
     else:
-        x = layers.Flatten(dtype=dtype)(x)
+        x = Flatten(dtype=dtype)(x)
     features = []
     for width in widths:
         x = layer(width, dtype=dtype, **halving)(x)
@@ -200,12 +208,12 @@ def ladder_decoder(shape, width, num_parameters, network, blocks, activation, dt
     (batch, *shape[:-1], num_parameters). Args as of `ladder_encoder`."""
     *image, _ = check_shape(shape, images=network == "conv")
     places = grid_shape(shape, [width]) if network == "conv" else ()
-    inputs = keras.Input((*places, width), name="path")
+    inputs = _float_input((*places, width), "path")
     x = _cells(inputs, blocks, blocks, activation, dtype)
     x = layers.Activation(activation, dtype=dtype)(x)
     head = {"dtype": "float32", "name": "parameters"}
     if network == "conv":
-        x = layers.Conv2D(4 * num_parameters, kernel_size=3, padding="same", **head)(x)
+        x = Conv2D(4 * num_parameters, kernel_size=3, padding="same", **head)(x)
         x = _cropped(PixelShuffle(dtype="float32")(x), shape)
     else:
         x = layers.Dense(math.prod(image) * num_parameters, **head)(x)
@@ -229,7 +237,7 @@ def _cropped(x, image_shape):
     if not any(extra):
         return x
     crops = tuple((n // 2, n - n // 2) for n in extra)
-    return layers.Cropping2D(crops, dtype="float32")(x)
+    return Cropping2D(crops, dtype="float32")(x)
 
 
 def _check_blocks(blocks):

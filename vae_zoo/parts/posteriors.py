@@ -59,7 +59,7 @@ class Certain:
     def log_prob(self, z):
         """Zeros (…, batch)."""
         first, mean = (t[0] if isinstance(t, tuple) else t for t in (z, self.mean))
-        return ops.zeros(ops.shape(first)[: len(first.shape) - len(mean.shape) + 1])
+        return ops.zeros(ops.shape(first)[: len(first.shape) - len(mean.shape) + 1], "float32")
 
 
 class PathPosterior:

@@ -36,7 +36,7 @@ class StandardNormal(layers.Layer):
 
     def sample(self, n, y=None, seed=None):
         """n latents (n, *latent_shape), float32; `seed` is an int or a `SeedGenerator`."""
-        return keras.random.normal((n, *self.latent_shape), seed=seed)
+        return keras.random.normal((n, *self.latent_shape), dtype="float32", seed=seed)
 
     def kl(self, posterior, y=None):
         """KL(q || N(0, I)) of each latent: (batch, *latent_shape), nats; None where it has no
@@ -170,7 +170,7 @@ class GaussianMixture(layers.Layer):
         )
         logits = ops.convert_to_tensor(self.logits)[None]
         which = keras.random.categorical(logits, n, dtype="int32", seed=seed)[0]
-        white = keras.random.normal((n, self.means.shape[-1]), seed=seed)
+        white = keras.random.normal((n, self.means.shape[-1]), dtype="float32", seed=seed)
         # covariance = factor^-T factor^-1, so z = mean + factor^-T white.
         inverse = ops.transpose(ops.inv(ops.convert_to_tensor(self.factors)), (0, 2, 1))
         z = ops.take(ops.convert_to_tensor(self.means), which, axis=0)

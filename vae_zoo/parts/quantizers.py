@@ -60,7 +60,7 @@ class Codebook(layers.Layer):
     def comparable(self, z):
         """float32 encoder outputs as they are compared: of length 1 where directions are."""
         z = ops.cast(z, "float32")
-        return ops.normalize(z, axis=-1) if self.cosine else z
+        return ops.normalize(z, axis=-1, epsilon=1e-7) if self.cosine else z
 
     def nearest(self, z):
         """int32 (...) of comparable z (..., dim)."""
