@@ -34,7 +34,7 @@ def fine_tune(
     """Fine-tune a trained VAE and compare it with one trained from scratch for the same time.
 
     Args:
-        images: folder of PNG, JPEG, BMP or WebP images, at any depth, of any size
+        images: folder of images (PNG, JPEG, WebP, GIF, TIFF …), at any depth, of any size
         checkpoint: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file
         image_size: height,width or height,width,channels to build new input and output layers for;
             that of the checkpoint if left out

@@ -102,6 +102,15 @@ def test_an_image_too_large_to_be_meant_is_skipped(folder, tmp_path, monkeypatch
     assert "decompression bomb" in skipped["poster.png"]
 
 
+def test_links_and_hidden_folders_end_nothing(folder, tmp_path):
+    (folder / "lost.png").symlink_to("nowhere.png")
+    (folder / "circle").symlink_to(folder)
+    save(folder / ".ipynb_checkpoints" / "00.png", np.zeros((5, 5), np.uint8))
+    train, held, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert len(train) + len(held) == 30 and set(skipped) == BROKEN | {"lost.png", "circle"}
+    assert skipped["lost.png"] == "a link to nothing"
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
 def test_one_pixel_is_an_image(size, tmp_path):
     colour = np.full((*size, 3), (200, 0, 0), np.uint8)

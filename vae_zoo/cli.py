@@ -24,6 +24,7 @@ import sys
 import tempfile
 import traceback
 import typing
+import warnings
 from pathlib import Path
 
 # What a recipe or a tool needs beside `run`, from where it lives; asked for late, so that a wrong
@@ -60,6 +61,7 @@ def run(function, argv=None, distribute=False):
     """
     with contextlib.suppress(AttributeError):  # a notebook's has no buffer
         sys.stdout.reconfigure(line_buffering=True)  # a line is in a log once it is printed
+    warnings.formatwarning = _one_line
     parser = _parser(function)
     if distribute:
         parser.add_argument(
@@ -81,6 +83,13 @@ def run(function, argv=None, distribute=False):
         if os.environ.get("VAE_ZOO_TRACEBACK") == "1":
             raise
         parser.error(_describe(error, function))
+
+
+def _one_line(message, category, filename, lineno, line=None, full=warnings.formatwarning):
+    """A warning to a user without the line of code that gave it."""
+    if category is UserWarning:
+        return f"warning: {' '.join(str(message).split())}\n"
+    return full(message, category, filename, lineno, line)
 
 
 def _distributed(function, devices, settings):
