@@ -1,8 +1,8 @@
 """The encoder of a trained VAE as the start of a classifier with few labels.
 
-`python recipes/classify.py --dataset mnist --labels 10,100,1000 --checkpoint
-saved_models/conv_vae_mnist`; `--help` lists the settings. Three ways to learn from the same labels:
-a linear probe of the latents, the encoder fine-tuned, the encoder's architecture from scratch.
+`python recipes/classify.py --dataset mnist --labels 10,100,1000 --checkpoint conv_vae_mnist`;
+`--help` lists the settings. Three ways to learn from the same labels: a linear probe of the
+latents, the encoder fine-tuned, the encoder's architecture from scratch.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ WAYS = ("probe", "fine-tuned", "scratch")
 
 def classify(
     dataset="digits",
-    checkpoint="saved_models/conv_vae_mnist",
+    checkpoint="conv_vae_mnist",
     labels=(10, 100),
     draws=3,
     steps=1000,
@@ -32,7 +32,8 @@ def classify(
 
     Args:
         dataset: a labelled one, of images as the checkpoint takes them
-        checkpoint: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file
+        checkpoint: the name of an entry of the zoo, a folder with model.keras in it (a run), or a
+            .keras file
         labels: per class, that are known
         draws: of which images are the labelled ones; what is reported is mean and spread
         steps: of training, fine-tuned and from scratch

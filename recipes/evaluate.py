@@ -1,10 +1,9 @@
-"""Measure a model on the test split of a data set: `python recipes/evaluate.py saved_models/<name>`
+"""Measure a model on the test split of a data set: `python recipes/evaluate.py conv_vae_mnist`
 
 `--help` lists the settings. The function behind it is `vae_zoo.evaluate.evaluate`.
 """
 
 import json
-import pathlib
 
 import keras
 
@@ -24,7 +23,7 @@ def evaluate_model(
     """Measure a trained model on held-out images.
 
     Args:
-        path: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file
+        path: the name of an entry of the zoo, a run (a folder with model.keras in it), or a file
         dataset: what to measure on; a folder knows what its model was trained on
         importance_samples: k of the importance-weighted NLL; 0 leaves it out
         importance_images: test images that it is taken over, the first ones; all if left out
@@ -32,8 +31,8 @@ def evaluate_model(
         seed: of samples, mixtures and the untrained encoder
         json_file: where to write the numbers
     """
-    path = pathlib.Path(path)
-    dataset = dataset or _trained_on(path if path.is_dir() else path.parent)
+    path = zoo.find(path)
+    dataset = dataset or _trained_on(path.parent)
     keras.utils.set_random_seed(seed)
     numbers = evaluate(
         load_model(path, compile=False),

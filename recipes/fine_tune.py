@@ -1,6 +1,6 @@
 """Fine-tune a checkpoint on a folder of your own images.
 
-`python recipes/fine_tune.py --checkpoint saved_models/conv_vae_mnist --images FOLDER --output OUT`;
+`python recipes/fine_tune.py --checkpoint conv_vae_mnist --images FOLDER --output OUT`;
 `--help` lists the settings.
 """
 
@@ -14,7 +14,7 @@ from vae_zoo import cli, data, folders, load_model, plots, runs, transfer
 
 def fine_tune(
     images: str = None,
-    checkpoint="saved_models/conv_vae_mnist",
+    checkpoint="conv_vae_mnist",
     image_size: tuple[int, ...] = None,
     likelihood="discretized_logistic",
     freeze="none",
@@ -35,7 +35,8 @@ def fine_tune(
 
     Args:
         images: folder of images (PNG, JPEG, WebP, GIF, TIFF …), at any depth, of any size
-        checkpoint: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file
+        checkpoint: the name of an entry of the zoo, a folder with model.keras in it (a run), or a
+            .keras file
         image_size: height,width or height,width,channels to build new input and output layers for;
             that of the checkpoint if left out
         likelihood: of a new output layer, where the checkpoint's does not fit the images
