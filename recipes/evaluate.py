@@ -34,13 +34,14 @@ def evaluate_model(
     path = zoo.find(path)
     dataset = dataset or _trained_on(path.parent)
     keras.utils.set_random_seed(seed)
+    model = load_model(path, compile=False)
     numbers = evaluate(
-        load_model(path, compile=False),
+        model,
         dataset,
         importance_samples=importance_samples,
         importance_images=importance_images,
         elbo_samples=elbo_samples,
-        classifier=zoo.classifier(dataset),
+        classifier=zoo.classifier(dataset, (*model.domain.shape, 1)[:3]),
         seed=seed,
         progress=cli.progress("importance sampling"),
     )

@@ -58,13 +58,16 @@ def load(name):
     return load_model(checked(name), compile=False)
 
 
-def classifier(dataset):
+def classifier(dataset, shape=None):
     """What `cnn_fid` sees by, for one labelled data set: a Keras model of images in [0, 1] whose
-    output are features; None where the zoo has no such entry."""
+    output are features; None where the zoo has no such entry, or has it for images of another
+    shape."""
     name = CLASSIFIER + pathlib.Path(dataset).stem
     if not (FOLDER / name / "card.json").is_file():
         return None
     model = keras.models.load_model(checked(name), compile=False)
+    if shape is not None and tuple(model.input_shape[1:]) != tuple(shape):
+        return None
     return keras.Model(model.inputs, model.get_layer("features").output)
 
 

@@ -255,6 +255,12 @@ def _images(x, path):
             f"`name` must hold uint8, or float in [0, 1], images (N, height, width[, channels]). "
             f"Received: {path} with {x.dtype} {x.shape}"
         )
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+        warnings.warn(
+            f"{path} has images of {x.shape[3]} channels, of shape {x.shape[1:]}: if channels come "
+            "first, move them to the end with numpy.moveaxis(x, 1, -1)",
+            stacklevel=2,
+        )
     if x.dtype != np.uint8:
         low, high = (x.min(), x.max()) if x.size else (0, 0)
         if not (low >= 0 and high <= 1):  # NaN fails too

@@ -245,7 +245,7 @@ def _mixture_quality(model, found):
         return {}
     codes = _codes(model, found)
     # A full covariance of many latents would be fitted to noise and take gigabytes.
-    if codes[0].size > 256 or len(codes) <= 10 * codes[0].size:
+    if codes[0].size > 256 or len(codes) <= 10 * codes[0].size or not np.isfinite(codes).all():
         return {}
     quality = found.quality
     mixture = priors.GaussianMixture.fit(codes, MIXTURE_COMPONENTS, seed=found.seed)
@@ -267,6 +267,8 @@ def _probes(model, found):
     """Linear probes of codes, and two controls: what pixels and an untrained encoder give."""
     if found.y is None or model.condition is not None:  # which is told the class
         return {}
+    if len(np.unique(found.splits["train"][1][:PROBE_IMAGES])) < 2:
+        return {}  # there is nothing to tell apart
     parts = [(x[:PROBE_IMAGES], y[:PROBE_IMAGES]) for x, y in found.splits.values()]
     if model.sees_bits:  # what the encoder was made for
         parts = [(data.binarize(x), y) for x, y in parts]
@@ -282,9 +284,13 @@ def _probes(model, found):
     }
     numbers = {}
     for suffix, (what, extract) in extractors.items():
-        accuracy = metrics.probe_accuracy((extract(x), y) for x, y in parts)
         n = len(parts[-1][0])
         protocol = f"logistic regression of {what}, {len(parts[0][0]):,} labels"
+        columns = [(extract(x), y) for x, y in parts]
+        if not all(np.isfinite(features).all() for features, _ in columns):
+            numbers[f"probe_accuracy{suffix}"] = number(None, "", f"{protocol}: not finite")
+            continue
+        accuracy = metrics.probe_accuracy(columns)
         error = math.sqrt(accuracy * (1 - accuracy) / n)
         numbers[f"probe_accuracy{suffix}"] = number(accuracy, "", protocol, standard_error=error)
     return numbers

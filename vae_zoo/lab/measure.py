@@ -107,7 +107,10 @@ def _(model: LatentModel, x, y, how):
         some = np.asarray(how.x_train[spread(len(how.x_train))])
         protocol = f"mean squared error / variance of the pixels of {len(some):,} training images"
         variance = np.var(ops.convert_to_numpy(model.domain.tensor(some)))
-        numbers["relative_mse"] = mean(errors / variance, "", protocol)
+        if variance > 0:
+            numbers["relative_mse"] = mean(errors / variance, "", protocol)
+        else:
+            numbers["relative_mse"] = number(None, "", f"{protocol}, which are all equal")
     return numbers
 
 

@@ -140,10 +140,12 @@ def fit(
         verbose=verbose,
     )
     history = checkpoint.history
-    best = (np.nanargmax if mode == "max" else np.nanargmin)(history[monitor])
-    print(
-        f"Best epoch {best + 1} of {len(history[monitor])}: {monitor} {history[monitor][best]:.2f}"
-    )
+    values = np.array(history[monitor])
+    if np.isnan(values).all():
+        print(f"No epoch of {len(values)} has a {monitor} that is a number: the run has diverged")
+    else:
+        best = (np.nanargmax if mode == "max" else np.nanargmin)(values)
+        print(f"Best epoch {best + 1} of {len(values)}: {monitor} {values[best]:.2f}")
     return history
 
 
@@ -201,6 +203,8 @@ def report(model, train, test, history, settings, importance_samples=0):
     files.write_json(output / "numbers.json", numbers)
     seconds = sum(map(seconds_of, [output, *output.glob("prior*/")]))
     files.write_json(output / "config.json", _config(model, settings, history, seconds, x))
+    print()
+    console.table(numbers)  # before anything is drawn
     written = [
         (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),
         (output / "checkpoint.npz", "what --resume goes on from"),
@@ -213,7 +217,7 @@ def report(model, train, test, history, settings, importance_samples=0):
     if settings.get("tensorboard"):
         written.append((output / "tensorboard", f"tensorboard --logdir {output / 'tensorboard'}"))
     print()
-    console.table(numbers, written)
+    console.table({}, written)
     return numbers
 
 

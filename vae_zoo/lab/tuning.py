@@ -160,7 +160,7 @@ class Search(keras_tuner.HyperModel):
         return shared | ({"likelihood": self.likelihood} if self.likelihood else {})
 
     def _load_features(self):
-        self.classifier = zoo.classifier(self.dataset)
+        self.classifier = zoo.classifier(self.dataset, self.train[0].shape[1:])
         if self.classifier is None:
             raise ValueError(f"cnn_fid needs a classifier, and the zoo has none for {self.dataset}")
         real = data.load(self.dataset, "validation")[0][:2000]

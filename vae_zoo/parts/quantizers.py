@@ -119,9 +119,13 @@ class Codebook(layers.Layer):
         """Puts the vectors at the k-means centres of encoder outputs z (n, dim), NumPy."""
         from sklearn.cluster import MiniBatchKMeans
 
-        means = MiniBatchKMeans(self.size, n_init=1, batch_size=4096, random_state=seed).fit(z)
+        if len(z) > self.size:
+            means = MiniBatchKMeans(self.size, n_init=1, batch_size=4096, random_state=seed).fit(z)
+            centres = means.cluster_centers_
+        else:  # each is a centre, some of them more than once
+            centres = np.resize(z, (self.size, z.shape[1]))
         for variable in self.state:
-            value = np.ones(self.size) if variable is self.counts else means.cluster_centers_
+            value = np.ones(self.size) if variable is self.counts else centres
             variable.assign(value.astype("float32"))
 
     def _average(self, variable, value):
