@@ -57,8 +57,6 @@ def fine_tune(
     settings = dict(locals())
     if images is None:
         raise ValueError("--images is missing: the folder of images to train on")
-    if freeze not in ("encoder", "decoder", "none"):
-        raise ValueError(f"--freeze must be encoder, decoder or none. Received: {freeze}")
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
     output, old = pathlib.Path(output), load_model(checkpoint, compile=False)

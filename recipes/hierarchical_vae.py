@@ -73,6 +73,11 @@ def hierarchical_vae(
         tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
+    if len(widths) != len(latents) or len(groups) not in (1, len(latents)):
+        raise ValueError(
+            "--latents and --widths must have a number for each scale, --groups one or as many. "
+            f"Received: {len(latents)}, {len(widths)} and {len(groups)} numbers"
+        )
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 

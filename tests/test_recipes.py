@@ -1,5 +1,6 @@
 """Each recipe as a user runs it, with tiny settings, and what a user can get wrong."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -172,6 +173,81 @@ def test_mistakes_end_in_one_line(arguments, word, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert exit.value.code == 2 and len(lines) == 1 and word in lines[0]
     assert not (tmp_path / "run").exists()  # refused before anything was written
+
+
+def functions():
+    """The function of each recipe, by the recipe's name."""
+    found = {}
+    for path in sorted(RECIPES.glob("*.py")):
+        names = runpy.run_path(str(path))
+        own = [f for f in names.values() if getattr(f, "__module__", "") == names["__name__"]]
+        (found[path.stem],) = [f for f in own if f.__code__.co_filename == str(path) and f.__doc__
+                               and "Args:" in f.__doc__]  # fmt: skip
+    return found
+
+
+FUNCTIONS = functions()
+FREE = {"target_distortion"}  # numbers that may be anything
+WRONG = {  # flag -> values that cannot be
+    "epochs": ["0", "-3"],
+    "batch_size": ["0"],
+    "learning_rate": ["0", "-1"],
+    "old_learning_rate": ["0"],
+    "encoder_learning_rates": ["1e-3,-1", ""],
+    "importance_samples": ["-5"],
+    "importance_images": ["0"],
+    "seed": ["-1", "4294967296"],
+    "trials": ["0", "-3"],
+    "image_size": ["0,0", "8", "8,8,2", "8,8,3,1", "-8,8"],
+    "latent_dim": ["0"],
+    "filters": ["0"],
+    "levels": ["8,1", ""],
+    "blocks": ["-1"],
+    "kernel_size": ["4", "1"],
+    "patience": ["-1"],
+    "skip_threshold": ["0"],
+    "schedule": ["step"],
+    "precision": ["float8"],
+    "likelihood": ["bernouli"],
+    "freeze": ["all"],
+    "tuner": ["grid"],
+    "distribute": ["-1"],
+}
+
+
+@pytest.mark.parametrize("recipe", FUNCTIONS)
+def test_every_number_has_a_range_and_is_refused_by_name(recipe, capsys, monkeypatch):
+    def read(*arguments, **keywords):
+        raise AssertionError("data were read, or a folder made, before a flag was refused")
+
+    for name in ("mkdir", "open"):
+        monkeypatch.setattr(pathlib.Path, name, read)
+    monkeypatch.setattr(data, "load", read)
+    function = FUNCTIONS[recipe]
+    parameters = inspect.signature(function).parameters
+    place = ["somewhere"] * (recipe == "evaluate")
+    for name, parameter in [*parameters.items(), ("distribute", None)]:
+        default = parameter and parameter.default
+        number = not isinstance(default, bool) and isinstance(
+            default[0] if isinstance(default, tuple) else default, (int, float)
+        )
+        assert not number or name in cli.RANGES or name in FREE, name
+        for value in WRONG.get(name, ()):
+            flag = f"--{name.replace('_', '-')}"
+            with pytest.raises(SystemExit) as exit:
+                cli.run(function, [*place, f"{flag}={value}"], distribute=True)
+            (line,) = capsys.readouterr().err.splitlines()
+            assert exit.value.code == 2 and f"error: {flag} must " in line
+            assert (value.split(",")[-1] in line) and "traceback" not in line.lower()
+    with pytest.raises(SystemExit):
+        cli.run(function, ["--help"], distribute=True)
+
+
+@pytest.mark.parametrize("wrong", [["--latents", "3"], ["--groups", "1,1,1,1"]])
+def test_scales_that_do_not_fit_are_refused_before_data_are_read(wrong, capsys):
+    with pytest.raises(SystemExit):
+        cli.run(FUNCTIONS["hierarchical_vae"], [*wrong, "--dataset", "no_such_set"])
+    assert "--latents and --widths must have a number for each scale" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
