@@ -11,13 +11,14 @@ import keras
 import numpy as np
 from keras import layers
 
-from vae_zoo import VAE, cli, data, load_model, metrics, plots, transfer
+from vae_zoo import VAE, cli, load_model, metrics, plots, runs, transfer
 
 WAYS = ("probe", "fine-tuned", "scratch")
 
 
 def classify(
     dataset="digits",
+    image_size: tuple[int, ...] = None,
     checkpoint="conv_vae_mnist",
     labels=(10, 100),
     draws=3,
@@ -27,11 +28,14 @@ def classify(
     encoder_learning_rates=(3e-4, 1e-3),
     seed=0,
     output="output/classify",
+    overwrite=False,
 ):
     """Train classifiers with few labels and measure them on the test split.
 
     Args:
         dataset: a labelled one, of images as the checkpoint takes them
+        image_size: height,width (or height,width,channels) that images are brought to; as they are
+            if left out
         checkpoint: the name of an entry of the zoo, a folder with model.keras in it (a run), or a
             .keras file
         labels: per class, that are known
@@ -43,9 +47,11 @@ def classify(
             of several each takes the one that is best on the validation split
         seed: of weights and draws
         output: folder for the numbers and the picture
+        overwrite: replace a run with other settings in output
     """
+    settings = dict(locals())
     output, model = pathlib.Path(output), load_model(checkpoint, compile=False)
-    (x, y), held, test = (data.load(dataset, split) for split in data.SPLITS)
+    (x, y), held, test = runs.splits(dataset, image_size)
     if y is None:
         raise ValueError(f"{dataset} has no labels")
     if not isinstance(model, VAE) or x.shape[1:] != model.domain.shape:
@@ -53,9 +59,12 @@ def classify(
             f"{checkpoint} must have an encoder of {x.shape[1:]} images with an output z_mean. "
             f"Received: a {type(model).__name__} of {model.domain.shape}"
         )
-    few = np.bincount(y).min()
+    if len(np.unique(y)) < 2 or y.min() < 0:
+        raise ValueError(f"{dataset} must have classes 0, 1, … to tell apart, two at least")
+    few = np.unique(y, return_counts=True)[1].min()
     if max(labels) > few:
         raise ValueError(f"{dataset} has {few} training images of its rarest class: --labels")
+    runs.claim(settings)
 
     accuracies = {way: {n: [] for n in labels} for way in WAYS}
     for n in labels:
@@ -79,7 +88,7 @@ def classify(
                 accuracies[way][n].append(accuracy)
             shown = ", ".join(f"{way} {value:.4f}" for way, value in zip(WAYS, found))
             print(f"{n} a class, draw {draw}: {shown}", flush=True)
-    return _report(accuracies, len(test[0]), output)
+    return _report(accuracies, len(test[0]), settings, output)
 
 
 def _labelled(y, n, rng):
@@ -107,7 +116,7 @@ def _classifier(model, trained, classes, rate, encoder_rate, steps):
     return classifier
 
 
-def _report(accuracies, n_test, output):
+def _report(accuracies, n_test, settings, output):
     numbers, what = {}, f"accuracy, {n_test:,} test images; ± over draws of the labels"
     for way, by_labels in accuracies.items():
         for n, values in by_labels.items():
@@ -117,6 +126,7 @@ def _report(accuracies, n_test, output):
                 "unit": "",
                 "protocol": what,
             }
+    cli.write_json(output / "config.json", {"command": cli.command(), "settings": settings})
     cli.write_json(output / "numbers.json", {"command": cli.command(), "accuracies": accuracies})
     files = [
         (output / "numbers.json", "the accuracy of each draw"),

@@ -29,6 +29,7 @@ def fine_tune(
     seed=0,
     output="output/fine_tune",
     resume=False,
+    overwrite=False,
     tensorboard=False,
 ):
     """Fine-tune a trained VAE and compare it with one trained from scratch for the same time.
@@ -52,11 +53,13 @@ def fine_tune(
         seed: of the split, weights, noise and the order of the images
         output: folder for the model, its numbers and its pictures
         resume: go on from the last epoch's end of a run that was killed
+        overwrite: replace a run with other settings in output
         tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
     if images is None:
         raise ValueError("--images is missing: the folder of images to train on")
+    runs.claim(settings)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
     output, old = pathlib.Path(output), load_model(checkpoint, compile=False)
@@ -69,6 +72,7 @@ def fine_tune(
         images, shape, output, seed, cli.progress("reading images")
     )
     print(f"{images}: {len(train):,} train, {len(validation):,} validation {shape} images")
+    (output / "skipped.json").unlink(missing_ok=True)
     if skipped:
         cli.write_json(output / "skipped.json", skipped)
         print(f"Skipped {len(skipped)} files (all in {output / 'skipped.json'}):")

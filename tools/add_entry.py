@@ -86,7 +86,8 @@ def add_entry(
     model = load_model(run, compile=False)
     zoo.round_weights(model)  # what is measured is what is stored
     binary = model.sees_bits
-    x_test, _ = data.load(dataset, "test")
+    image_size = settings.get("image_size")
+    x_test, _ = data.load(dataset, "test", image_size=image_size)
     x_test = data.binarize(x_test) if binary else x_test
     found = data.fingerprint(x_test)
     if found != config["test_images"]:
@@ -101,12 +102,13 @@ def add_entry(
         classifier=zoo.classifier(dataset),
         seed=seed,
         progress=cli.progress("importance sampling"),
+        image_size=image_size,
     )
     for metric, (anchor, source) in ANCHORS.get(name, {}).items():
         if metric.startswith("nll_iw"):  # of however many samples were taken here
             metric = next(m for m in numbers if m.startswith("nll_iw"))
         numbers[metric] |= {"anchor": anchor, "anchor_source": source}
-    own = ("output", "resume", "tensorboard")
+    own = ("output", "resume", "overwrite", "tensorboard")
     bits = "bits drawn from the grey levels, anew at every training step, once for test (seed 777)"
     card = {
         "dataset": dataset,

@@ -62,6 +62,7 @@ def evaluate(
     classifier=None,
     seed=0,
     progress=None,
+    image_size=None,
 ):
     """All numbers of a model on the test split of a data set, and controls to read them by.
 
@@ -74,6 +75,7 @@ def evaluate(
         classifier: None, or a Keras model of images in [0, 1] whose output are features: gives
             `cnn_fid` (see `zoo.classifier`).
         seed: int, of samples, mixtures and the random encoder.
+        image_size: what images are brought to, see `data.load`.
 
     Returns:
         dict, name -> number: those of `measure`; ssim; kl_per_latent, of a hierarchy kl_per_group;
@@ -83,7 +85,7 @@ def evaluate(
         probe_accuracy of the codes, and of pixels and of the same encoder untrained as controls; of
         a hierarchy, with both, identity_kept: of new images below groups held from test images.
     """
-    splits = {split: data.load(dataset, split) for split in data.SPLITS}
+    splits = {split: data.load(dataset, split, image_size=image_size) for split in data.SPLITS}
     (x_train, _), (x, y) = splits["train"], splits["test"]
     x = data.binarize(x) if model.sees_bits else x
     some = x_train[spread(len(x_train))]

@@ -11,6 +11,9 @@ from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.parts import domains
 
+# Of all pictures that a run draws, `plots.curves` included.
+NAMES = ("curves", "samples", "samples_uniform", "reconstructions", "interpolations", "latents")
+NAMES += ("latent_grid", "code_maps", "groups", "fixed_top", "rates")
 CLASSES = 8  # columns of a sheet of samples by class
 
 
