@@ -102,7 +102,7 @@ def fine_tune(
     options = {**settings, "augment": folders.augmented if augment else None}
     history = runs.fit(model, *parts, **options)
     after = _elbo(model, held_out)
-    if after < before:
+    if not after >= before:  # or it has diverged
         print("No epoch was better than the checkpoint: its weights are kept")
         model.set_weights(first)
         after = before
@@ -123,23 +123,37 @@ def fine_tune(
         numbers["elbo_scratch"] = _number(_elbo(other, held_out), what)
         pictures["from scratch"] = other.predict(shown, verbose=0)
 
-    return _report(model, numbers, pictures, history, settings, output)
-
-
-def _report(model, numbers, pictures, history, settings, output):
+    # === Both are kept, and the better one is named ===
     model.compiled = False  # an optimizer of some of the weights would fit no other model
+    saved = {output / "model.keras": "fine-tuned: the better of before and after"}
     model.save(output / "model.keras")
+    best = model
+    if scratch:
+        saved[output / "scratch" / "model.keras"] = "from scratch, in the same time"
+        other.save(output / "scratch" / "model.keras")
+        gap = numbers["elbo_scratch"]["value"] - after
+        best = other if gap > 0 else model
+        name = list(saved)[gap > 0]
+        kind = "from scratch" if gap > 0 else "fine-tuned"
+        print(f"The better model is {name}: {kind}, ahead by {abs(gap):,.1f} nats")
+        what = f"{kind}, ahead by {abs(gap):,.1f} nats on the validation images"
+        numbers["better"] = {"value": str(name.relative_to(output)), "unit": "", "protocol": what}
+    return _report(best, saved, numbers, pictures, history, settings, output)
+
+
+def _report(model, saved, numbers, pictures, history, settings, output):
     cli.write_json(output / "numbers.json", numbers)
-    cli.write_json(output / "config.json", {"command": cli.command(), "settings": settings})
+    config = {"command": cli.command(), "settings": settings, "backend": keras.backend.backend()}
+    cli.write_json(output / "config.json", config)
     new = model.sample(64, seed=settings["seed"])
     rows = np.stack([np.asarray(x, "float32") for x in pictures.values()], axis=1)
     files = [
-        (output / "model.keras", "the better of before and after"),
+        *saved.items(),
         (
             plots.image_rows(rows, list(pictures), output / "reconstructions.png"),
             "held-out images, and what each model makes of them",
         ),
-        (plots.samples(new, output / "samples.png"), "new images"),
+        (plots.samples(new, output / "samples.png"), "new images, of the better model"),
         (plots.curves(history, output / "curves.png"), "every term, training and validation"),
         (output / "numbers.json", "the numbers above"),
     ]
