@@ -12,6 +12,7 @@ from vae_zoo import Autoencoder, cli, runs
 
 def autoencoder(
     dataset="digits",
+    image_size: tuple[int, ...] = None,
     epochs=50,
     batch_size=64,
     latent_dim=2,
@@ -26,12 +27,15 @@ def autoencoder(
     seed=0,
     output="output/autoencoder",
     resume=False,
+    overwrite=False,
     tensorboard=False,
 ):
     """Train an autoencoder on the squared error and measure it on the test split.
 
     Args:
         dataset: digits, shapes, mnist or any image set of TensorFlow Datasets, a .npz, a folder
+        image_size: height,width (or height,width,channels) that images are brought to, such as the
+            photos of a folder; as they are if left out
         epochs: passes over the training images, at most
         batch_size: images in a step
         latent_dim: size of the code; 2 also draws the decoded plane
@@ -46,13 +50,15 @@ def autoencoder(
         seed: of weights and the order of the images
         output: folder for the model, its numbers and its pictures
         resume: go on from the last epoch's end of a run that was killed
+        overwrite: replace a run with other settings in output
         tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
+    runs.claim(settings)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 
-    train, validation, test = runs.splits(dataset)
+    train, validation, test = runs.splits(dataset, image_size)
     images = train[0]
 
     model = Autoencoder(

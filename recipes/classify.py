@@ -1,10 +1,10 @@
 """The encoder of a trained VAE as the start of a classifier with few labels.
 
-`python recipes/classify.py --dataset mnist --labels 10,100,1000 --checkpoint
-saved_models/conv_vae_mnist`; `--help` lists the settings. Three ways to learn from the same labels:
-a linear probe of the latents, the encoder fine-tuned, the encoder's architecture from scratch.
-What is chosen by validation labels, the probe's penalty and the rate of the encoder, is chosen by
-as many of them as there are training labels; beside it stands what all of them would have chosen.
+`python recipes/classify.py --dataset mnist --labels 10,100,1000 --checkpoint conv_vae_mnist`;
+`--help` lists the settings. Three ways to learn from the same labels: a linear probe of the
+latents, the encoder fine-tuned, the encoder's architecture from scratch. What is chosen by
+validation labels, the probe's penalty and the rate of the encoder, is chosen by as many of them as
+there are training labels; beside it stands what all of them would have chosen.
 """
 
 import pathlib
@@ -13,14 +13,15 @@ import keras
 import numpy as np
 from keras import layers
 
-from vae_zoo import VAE, cli, data, load_model, metrics, plots, transfer
+from vae_zoo import VAE, cli, load_model, metrics, plots, runs, transfer
 
 WAYS = ("probe", "fine-tuned", "scratch")
 
 
 def classify(
     dataset="digits",
-    checkpoint="saved_models/conv_vae_mnist",
+    image_size: tuple[int, ...] = None,
+    checkpoint="conv_vae_mnist",
     labels=(10, 100),
     draws=3,
     steps=1000,
@@ -29,12 +30,16 @@ def classify(
     encoder_learning_rates=(3e-4, 1e-3),
     seed=0,
     output="output/classify",
+    overwrite=False,
 ):
     """Train classifiers with few labels and measure them on the test split.
 
     Args:
         dataset: a labelled one, of images as the checkpoint takes them
-        checkpoint: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file
+        image_size: height,width (or height,width,channels) that images are brought to; as they are
+            if left out
+        checkpoint: the name of an entry of the zoo, a folder with model.keras in it (a run), or a
+            .keras file
         labels: per class, that are known
         draws: of which images are the labelled ones; what is reported is mean and spread
         steps: of training, fine-tuned and from scratch
@@ -44,9 +49,11 @@ def classify(
             of several each takes the one that is best on the validation labels
         seed: of weights and draws
         output: folder for the numbers and the picture
+        overwrite: replace a run with other settings in output
     """
+    settings = dict(locals())
     output, model = pathlib.Path(output), load_model(checkpoint, compile=False)
-    (x, y), held, test = (data.load(dataset, split) for split in data.SPLITS)
+    (x, y), held, test = runs.splits(dataset, image_size)
     if y is None:
         raise ValueError(f"{dataset} has no labels")
     if not isinstance(model, VAE) or x.shape[1:] != model.domain.shape:
@@ -54,9 +61,12 @@ def classify(
             f"{checkpoint} must have an encoder of {x.shape[1:]} images with an output z_mean. "
             f"Received: a {type(model).__name__} of {model.domain.shape}"
         )
-    few = np.bincount(y).min()
+    if len(np.unique(y)) < 2 or y.min() < 0:
+        raise ValueError(f"{dataset} must have classes 0, 1, … to tell apart, two at least")
+    few = np.unique(y, return_counts=True)[1].min()
     if max(labels) > few:
         raise ValueError(f"{dataset} has {few} training images of its rarest class: --labels")
+    runs.claim(settings)
 
     accuracies = {
         chosen: {way: {n: [] for n in labels} for way in WAYS}
@@ -85,7 +95,7 @@ def classify(
             found = {way: accuracies["by as many"][way][n][-1] for way in WAYS}
             shown = ", ".join(f"{way} {value:.4f}" for way, value in found.items())
             print(f"{n} a class, draw {draw}: {shown}", flush=True)
-    return _report(accuracies, len(test[0]), output)
+    return _report(accuracies, len(test[0]), settings, output)
 
 
 def _labelled(split, n, rng):
@@ -116,7 +126,7 @@ def _classifier(model, trained, classes, rate, encoder_rate, steps):
     return classifier
 
 
-def _report(accuracies, n_test, output):
+def _report(accuracies, n_test, settings, output):
     numbers = {}
     for chosen, by_way in accuracies.items():
         what = f"accuracy, {n_test:,} test images, settings chosen {chosen} validation labels"
@@ -128,6 +138,7 @@ def _report(accuracies, n_test, output):
                     "unit": "",
                     "protocol": f"{what}; ± standard deviation over {len(values)} draws",
                 }
+    cli.write_json(output / "config.json", {"command": cli.command(), "settings": settings})
     cli.write_json(output / "numbers.json", {"command": cli.command(), "accuracies": accuracies})
     picture = plots.accuracies(accuracies["by as many"], output / "accuracies.png")
     files = [

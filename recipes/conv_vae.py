@@ -10,6 +10,7 @@ from vae_zoo import ConvVAE, cli, likelihoods, runs, schedules
 
 def conv_vae(
     dataset="digits",
+    image_size: tuple[int, ...] = None,
     epochs=100,
     batch_size=128,
     latent_dim=16,
@@ -30,12 +31,15 @@ def conv_vae(
     seed=0,
     output="output/conv_vae",
     resume=False,
+    overwrite=False,
     tensorboard=False,
 ):
     """Train a convolutional VAE and measure it on the test split.
 
     Args:
         dataset: digits, shapes, mnist or any image set of TensorFlow Datasets, a .npz, a folder
+        image_size: height,width (or height,width,channels) that images are brought to, such as the
+            photos of a folder; as they are if left out
         epochs: passes over the training images, at most
         batch_size: images in a step
         latent_dim: size of z; 2 also draws the decoded plane
@@ -56,14 +60,16 @@ def conv_vae(
         seed: of weights, noise and the order of the images
         output: folder for the model, its numbers and its pictures
         resume: go on from the last epoch's end of a run that was killed
+        overwrite: replace a run with other settings in output
         tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
+    runs.claim(settings)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 
     binary = likelihoods.get(likelihood).binary
-    train, validation, test = runs.splits(dataset, binary=binary, static=static)
+    train, validation, test = runs.splits(dataset, image_size, binary=binary, static=static)
     images = train[0]
     steps_per_epoch = -(-len(images) // batch_size)
 

@@ -1,10 +1,9 @@
-"""Measure a model on the test split of a data set: `python recipes/evaluate.py saved_models/<name>`
+"""Measure a model on the test split of a data set: `python recipes/evaluate.py conv_vae_mnist`
 
 `--help` lists the settings. The function behind it is `vae_zoo.evaluate.evaluate`.
 """
 
 import json
-import pathlib
 
 import keras
 
@@ -15,6 +14,7 @@ from vae_zoo.evaluate import evaluate
 def evaluate_model(
     path,
     dataset: str = None,
+    image_size: tuple[int, ...] = None,
     importance_samples=1000,
     importance_images: int = None,
     elbo_samples=16,
@@ -24,26 +24,32 @@ def evaluate_model(
     """Measure a trained model on held-out images.
 
     Args:
-        path: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file
+        path: the name of an entry of the zoo, a run (a folder with model.keras in it), or a file
         dataset: what to measure on; a folder knows what its model was trained on
+        image_size: height,width (or height,width,channels) that its images are brought to; a folder
+            knows this too
         importance_samples: k of the importance-weighted NLL; 0 leaves it out
         importance_images: test images that it is taken over, spread over all; all if left out
         elbo_samples: draws of z per image that the ELBO is averaged over
         seed: of samples, mixtures and the untrained encoder
         json_file: where to write the numbers
     """
-    path = pathlib.Path(path)
-    dataset = dataset or _trained_on(path if path.is_dir() else path.parent)
+    path = zoo.find(path)
+    if not dataset:
+        dataset, size = _trained_on(path.parent)
+        image_size = image_size or size
     keras.utils.set_random_seed(seed)
+    model = load_model(path, compile=False)
     numbers = evaluate(
-        load_model(path, compile=False),
+        model,
         dataset,
         importance_samples=importance_samples,
         importance_images=importance_images,
         elbo_samples=elbo_samples,
-        classifier=zoo.classifier(dataset),
+        classifier=zoo.classifier(dataset, (*model.domain.shape, 1)[:3]),
         seed=seed,
         progress=cli.progress("importance sampling"),
+        image_size=image_size,
     )
     cli.table(numbers)
     if json_file and distribute.is_main():
@@ -52,12 +58,13 @@ def evaluate_model(
 
 
 def _trained_on(folder):
-    """The data set that the card of an entry or the config of a run names."""
+    """The data set that the card of an entry or the config of a run names, and the size that its
+    images were brought to, or None."""
     for name in ("card.json", "config.json"):
         if (folder / name).is_file():
             settings = json.loads((folder / name).read_text())["settings"]
             if "dataset" in settings:  # fine-tuning is told of a folder of images
-                return settings["dataset"]
+                return settings["dataset"], settings.get("image_size")
     raise ValueError(f"{folder} does not say what the model was trained on: pass --dataset")
 
 

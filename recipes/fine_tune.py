@@ -1,6 +1,6 @@
 """Fine-tune a checkpoint on a folder of your own images.
 
-`python recipes/fine_tune.py --checkpoint saved_models/conv_vae_mnist --images FOLDER --output OUT`;
+`python recipes/fine_tune.py --checkpoint conv_vae_mnist --images FOLDER --output OUT`;
 `--help` lists the settings.
 """
 
@@ -14,7 +14,7 @@ from vae_zoo import cli, data, folders, load_model, plots, runs, transfer
 
 def fine_tune(
     images: str = None,
-    checkpoint="saved_models/conv_vae_mnist",
+    checkpoint="conv_vae_mnist",
     image_size: tuple[int, ...] = None,
     likelihood="discretized_logistic",
     freeze="none",
@@ -29,13 +29,15 @@ def fine_tune(
     seed=0,
     output="output/fine_tune",
     resume=False,
+    overwrite=False,
     tensorboard=False,
 ):
     """Fine-tune a trained VAE and compare it with one trained from scratch for the same time.
 
     Args:
-        images: folder of PNG, JPEG, BMP or WebP images, at any depth, of any size
-        checkpoint: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file
+        images: folder of images (PNG, JPEG, WebP, GIF, TIFF …), at any depth, of any size
+        checkpoint: the name of an entry of the zoo, a folder with model.keras in it (a run), or a
+            .keras file
         image_size: height,width or height,width,channels to build new input and output layers for;
             that of the checkpoint if left out
         likelihood: of a new output layer, where the checkpoint's does not fit the images
@@ -51,13 +53,13 @@ def fine_tune(
         seed: of the split, weights, noise and the order of the images
         output: folder for the model, its numbers and its pictures
         resume: go on from the last epoch's end of a run that was killed
+        overwrite: replace a run with other settings in output
         tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
     if images is None:
         raise ValueError("--images is missing: the folder of images to train on")
-    if freeze not in ("encoder", "decoder", "none"):
-        raise ValueError(f"--freeze must be encoder, decoder or none. Received: {freeze}")
+    runs.claim(settings)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
     output, old = pathlib.Path(output), load_model(checkpoint, compile=False)
@@ -70,6 +72,7 @@ def fine_tune(
         images, shape, output, seed, cli.progress("reading images")
     )
     print(f"{images}: {len(train):,} train, {len(validation):,} validation {shape} images")
+    (output / "skipped.json").unlink(missing_ok=True)
     if skipped:
         cli.write_json(output / "skipped.json", skipped)
         print(f"Skipped {len(skipped)} files (all in {output / 'skipped.json'}):")
@@ -99,7 +102,7 @@ def fine_tune(
     options = {**settings, "augment": folders.augmented if augment else None}
     history = runs.fit(model, *parts, **options)
     after = _elbo(model, held_out)
-    if after < before:
+    if not after >= before:  # or it has diverged
         print("No epoch was better than the checkpoint: its weights are kept")
         model.set_weights(first)
         after = before
@@ -120,23 +123,37 @@ def fine_tune(
         numbers["elbo_scratch"] = _number(_elbo(other, held_out), what)
         pictures["from scratch"] = other.predict(shown, verbose=0)
 
-    return _report(model, numbers, pictures, history, settings, output)
-
-
-def _report(model, numbers, pictures, history, settings, output):
+    # === Both are kept, and the better one is named ===
     model.compiled = False  # an optimizer of some of the weights would fit no other model
+    saved = {output / "model.keras": "fine-tuned: the better of before and after"}
     model.save(output / "model.keras")
+    best = model
+    if scratch:
+        saved[output / "scratch" / "model.keras"] = "from scratch, in the same time"
+        other.save(output / "scratch" / "model.keras")
+        gap = numbers["elbo_scratch"]["value"] - after
+        best = other if gap > 0 else model
+        name = list(saved)[gap > 0]
+        kind = "from scratch" if gap > 0 else "fine-tuned"
+        print(f"The better model is {name}: {kind}, ahead by {abs(gap):,.1f} nats")
+        what = f"{kind}, ahead by {abs(gap):,.1f} nats on the validation images"
+        numbers["better"] = {"value": str(name.relative_to(output)), "unit": "", "protocol": what}
+    return _report(best, saved, numbers, pictures, history, settings, output)
+
+
+def _report(model, saved, numbers, pictures, history, settings, output):
     cli.write_json(output / "numbers.json", numbers)
-    cli.write_json(output / "config.json", {"command": cli.command(), "settings": settings})
+    config = {"command": cli.command(), "settings": settings, "backend": keras.backend.backend()}
+    cli.write_json(output / "config.json", config)
     new = model.sample(64, seed=settings["seed"])
     rows = np.stack([np.asarray(x, "float32") for x in pictures.values()], axis=1)
     files = [
-        (output / "model.keras", "the better of before and after"),
+        *saved.items(),
         (
             plots.image_rows(rows, list(pictures), output / "reconstructions.png"),
             "held-out images, and what each model makes of them",
         ),
-        (plots.samples(new, output / "samples.png"), "new images"),
+        (plots.samples(new, output / "samples.png"), "new images, of the better model"),
         (plots.curves(history, output / "curves.png"), "every term, training and validation"),
         (output / "numbers.json", "the numbers above"),
     ]

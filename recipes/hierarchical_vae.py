@@ -16,6 +16,7 @@ from vae_zoo import HierarchicalVAE, cli, likelihoods, runs, schedules
 
 def hierarchical_vae(
     dataset="digits",
+    image_size: tuple[int, ...] = None,
     epochs=100,
     batch_size=128,
     latents=(32, 16, 8),
@@ -39,12 +40,15 @@ def hierarchical_vae(
     seed=0,
     output="output/hierarchical_vae",
     resume=False,
+    overwrite=False,
     tensorboard=False,
 ):
     """Train a hierarchical VAE and measure it on the test split.
 
     Args:
         dataset: digits, shapes, mnist or any image set of TensorFlow Datasets, a .npz, a folder
+        image_size: height,width (or height,width,channels) that images are brought to, such as the
+            photos of a folder; as they are if left out
         epochs: passes over the training images, at most
         batch_size: images in a step
         latents: size of a group of latents on each scale (dense), or its channels (conv), from the
@@ -70,14 +74,21 @@ def hierarchical_vae(
         seed: of weights, noise and the order of the images
         output: folder for the model, its numbers and its pictures
         resume: go on from the last epoch's end of a run that was killed
+        overwrite: replace a run with other settings in output
         tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
+    runs.claim(settings)
+    if len(widths) != len(latents) or len(groups) not in (1, len(latents)):
+        raise ValueError(
+            "--latents and --widths must have a number for each scale, --groups one or as many. "
+            f"Received: {len(latents)}, {len(widths)} and {len(groups)} numbers"
+        )
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 
     binary = likelihoods.get(likelihood).binary
-    train, validation, test = runs.splits(dataset, binary=binary, static=static)
+    train, validation, test = runs.splits(dataset, image_size, binary=binary, static=static)
     images = train[0]
     steps_per_epoch = -(-len(images) // batch_size)
 

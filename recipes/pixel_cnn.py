@@ -10,6 +10,7 @@ from vae_zoo import PixelCNN, cli, runs
 
 def pixel_cnn(
     dataset="digits",
+    image_size: tuple[int, ...] = None,
     epochs=30,
     batch_size=64,
     filters=16,
@@ -24,12 +25,15 @@ def pixel_cnn(
     seed=0,
     output="output/pixel_cnn",
     resume=False,
+    overwrite=False,
     tensorboard=False,
 ):
     """Train a PixelCNN and measure its likelihood on the test split, which is exact.
 
     Args:
         dataset: digits, mnist or any grey image set of TensorFlow Datasets, a .npz, a folder
+        image_size: height,width that images, such as the photos of a folder, are brought to, in
+            grey; as they are if left out
         epochs: passes over the training images, at most
         batch_size: images in a step
         filters: channels of both stacks
@@ -44,13 +48,16 @@ def pixel_cnn(
         seed: of weights, noise and the order of the images
         output: folder for the model, its numbers and its pictures
         resume: go on from the last epoch's end of a run that was killed
+        overwrite: replace a run with other settings in output
         tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
+    image_size = image_size and (*image_size[:2], 1)  # no colours
     settings = dict(locals())
+    runs.claim(settings)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 
-    train, validation, test = runs.splits(dataset, binary=True, static=static)
+    train, validation, test = runs.splits(dataset, image_size, binary=True, static=static)
     images, labels = train
     if images.shape[-1] != 1:
         raise ValueError(f"{dataset} is in colour; a PixelCNN takes black and white images")

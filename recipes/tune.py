@@ -13,17 +13,19 @@ import io
 import json
 import os
 import pathlib
+import shutil
 
 import keras
 import numpy as np
 
-from vae_zoo import cli, plots, tuning
+from vae_zoo import cli, plots, runs, tuning
 from vae_zoo.evaluate import measure
 
 
 def tune(
     family="dense_vae",
     dataset="digits",
+    image_size: tuple[int, ...] = None,
     objective: str = None,
     target_distortion: float = None,
     likelihood: str = None,
@@ -33,12 +35,15 @@ def tune(
     batch_size=128,
     seed=0,
     output="output/tune",
+    overwrite=False,
 ):
     """Search the hyperparameters of a family, and keep the best model.
 
     Args:
         family: autoencoder, dense_vae, conv_vae, hierarchical_vae, vq_vae, vq_vae_2 or pixel_cnn
         dataset: digits, shapes, mnist or any image set of TensorFlow Datasets, a .npz, a folder
+        image_size: height,width (or height,width,channels) that images are brought to; as they are
+            if left out
         objective: val_elbo (β stays 1), val_loss, cnn_fid (Fréchet distance of the features of the
             zoo's classifier) or rate_at_distortion; the family's bound or loss if left out
         target_distortion: nats, for the objective rate_at_distortion
@@ -49,11 +54,33 @@ def tune(
         batch_size: images in a step
         seed: of weights, noise, order of the images, and the search
         output: folder for trials, table, pictures and the best model
+        overwrite: replace a search with other settings in output, instead of going on with it
     """
     settings = dict(locals())
     output = pathlib.Path(output)
+    path, free = output / "search.json", ("trials", "output", "overwrite")
+    same = {k: v for k, v in settings.items() if k not in free and v is not None}
+    same = json.loads(json.dumps(same))
+    if not path.exists():
+        runs.claim(settings)
+    elif overwrite:
+        for part in ("trials", "best"):
+            shutil.rmtree(output / part, ignore_errors=True)
+    elif {k: v for k, v in json.loads(path.read_text()).items() if v is not None} != same:
+        raise ValueError(
+            f"{output} holds a search with other settings: choose another --output, or replace the "
+            "search with --overwrite"
+        )
     search = tuning.Search(
-        family, dataset, objective, target_distortion, likelihood, epochs, batch_size, seed
+        family,
+        dataset,
+        objective,
+        target_distortion,
+        likelihood,
+        epochs,
+        batch_size,
+        seed,
+        image_size=image_size,
     )
     objective = search.objective
     if not search.judge.searches_beta and search.with_beta:
@@ -61,10 +88,6 @@ def tune(
             f"{objective} is a bound at β = 1, best where β = 1 was trained: β is not searched. "
             "--objective cnn_fid or rate_at_distortion search it."
         )
-    path, free = output / "search.json", ("trials", "output")
-    same = {name: value for name, value in settings.items() if name not in free}
-    if path.exists() and json.loads(path.read_text()) != same:
-        raise ValueError(f"{output} holds a search with other settings: choose another --output")
 
     # === The search ===
     found = search.tuner(tuner, trials, output)

@@ -10,6 +10,7 @@ from vae_zoo import VQVAE, PixelCNN, cli, likelihoods, runs
 
 def vq_vae(
     dataset="digits",
+    image_size: tuple[int, ...] = None,
     epochs=100,
     batch_size=128,
     codes=64,
@@ -34,12 +35,15 @@ def vq_vae(
     seed=0,
     output="output/vq_vae",
     resume=False,
+    overwrite=False,
     tensorboard=False,
 ):
     """Train a VQ-VAE and measure it on the test split.
 
     Args:
         dataset: digits, shapes, mnist or any image set of TensorFlow Datasets, a .npz, a folder
+        image_size: height,width (or height,width,channels) that images are brought to, such as the
+            photos of a folder; as they are if left out
         epochs: passes over the training images, at most
         batch_size: images in a step
         codes: size of the codebook
@@ -64,13 +68,16 @@ def vq_vae(
         seed: of weights, noise and the order of the images
         output: folder for the model, its numbers and its pictures
         resume: go on from the last epoch's end of a run that was killed
+        overwrite: replace a run with other settings in output
         tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
+    runs.claim(settings)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 
-    train, validation, test = runs.splits(dataset, binary=likelihoods.get(likelihood).binary)
+    binary = likelihoods.get(likelihood).binary
+    train, validation, test = runs.splits(dataset, image_size, binary=binary)
     images = train[0]
 
     model = VQVAE(

@@ -26,6 +26,8 @@ def recipe(
     clip: float | None = None,
     rate: float = 1,
     widths: tuple[int, ...] = None,
+    offsets=(0, 1),
+    shift=1.0,
 ):
     """Train a model on 100% of
     a data set.
@@ -63,10 +65,10 @@ DEFAULTS = recipe()
         (["--hidden", "512,256,3"], {"hidden": (512, 256, 3)}),
         (["--hidden", "512"], {"hidden": (512,)}),
         (["--hidden", ""], {"hidden": ()}),
-        (["--hidden", "-1,2"], {"hidden": (-1, 2)}),
+        (["--offsets", "-1,2"], {"offsets": (-1, 2)}),
         (["--betas", "2,1e-1"], {"betas": (2.0, 0.1)}),
         (["--beta", "4"], {"beta": 4.0}),
-        (["--beta", "-1e-3"], {"beta": -0.001}),
+        (["--shift", "-1e-3"], {"shift": -0.001}),
         (["--mixed-precision", "--no-shuffle"], {"mixed_precision": True, "shuffle": False}),
         (["--checkpoint", "3"], {"checkpoint": "3"}),
         (["--latent-grid", "20"], {"latent_grid": 20}),

@@ -2,6 +2,7 @@ import itertools
 import os
 import pathlib
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -437,10 +438,141 @@ def test_unreadable_images_are_skipped_with_one_warning(tmp_path):
     assert np.array_equal(y, numbers(x) % 2)  # labels stay with their images
     with pytest.raises(ValueError) as error:
         load(os.environ["VAE_ZOO_DATA"])
-    assert one_line(error, "must hold PNG, JPEG, BMP or WebP images")
+    assert one_line(error, "must hold PNG, JPEG, WebP, GIF, TIFF, BMP or PNM images")
+
+
+def told(folder):
+    """The images and labels of all splits, and the one line that says what was not read."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        parts = splits(folder)
+    lines = {str(warning.message) for warning in caught}
+    assert len(lines) < 2 and not any("\n" in line for line in lines)
+    return parts, "".join(lines)
+
+
+def test_what_nobody_put_there_is_no_class(tmp_path):
+    for i, image in enumerate(numbered(40)[..., 0]):
+        write(tmp_path / "ba"[i % 2] / f"{i:02}.png", image)
+        write(tmp_path / "b" / ".cache" / f"{i:02}.png", image)
+        write(tmp_path / "__MACOSX" / "b" / f"{i:02}.png", image)
+    (tmp_path / "0 empty").mkdir()
+    (tmp_path / "a.png").mkdir()  # a folder, whatever it is called
+    parts, line = told(tmp_path)
+    assert sum(len(x) for x, _ in parts.values()) == 40 and line == ""
+    assert all(np.array_equal(y, 1 - numbers(x) % 2) for x, y in parts.values())
+
+
+def test_links_are_followed_but_not_in_a_circle(tmp_path):
+    for i, image in enumerate(numbered(30)[..., 0]):
+        write(tmp_path / "elsewhere" / f"{i:02}.png", image)
+    (tmp_path / "set" / "all").mkdir(parents=True)
+    (tmp_path / "set" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "all" / "one.png").symlink_to(tmp_path / "elsewhere" / "00.png")
+    (tmp_path / "set" / "all" / "lost.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "set" / "all" / "pipe.png")  # to open it would take forever
+    parts, line = told(tmp_path / "set")
+    assert sorted(np.bincount(np.concatenate([y for _, y in parts.values()]))) == [1, 30]
+    assert "a link to nothing), first all/lost.png" in line and "Read 31 images." in line
+    assert "no regular file), first all/pipe.png" in line
+    assert "a link to a folder around it), first linked/back" in line
+
+
+def test_gif_tiff_and_others_are_read_or_named(tmp_path):
+    kinds = ("gif", "tif", "TIFF", "jfif", "pgm")
+    for i in range(30):
+        write(tmp_path / f"{i:02}.{kinds[i % 5]}", np.full((8, 8), 8 * i, np.uint8))
+    frames = [Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (240, 10, 20)]
+    frames[0].save(tmp_path / "30.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "31.tiff", save_all=True, append_images=frames[1:])
+    Image.new("P", (8, 8), 0).save(tmp_path / "32.gif", transparency=0)
+    for name in ("a.heic", "b.svg", "c.txt"):
+        (tmp_path / name).write_text("")
+    parts, line = told(tmp_path)
+    found = np.concatenate([x for x, _ in parts.values()])
+    expected = [*range(0, 240, 8), 240, 240, 255]
+    np.testing.assert_allclose(np.sort(found.mean(axis=(1, 2, 3))), expected, atol=1.5)
+    assert "3 files (not PNG, JPEG, WebP, GIF, TIFF, BMP or PNM), first a.heic" in line
+    assert "Read 33 images." in line
+
+
+@pytest.mark.parametrize("names", [("Train", "valid", "TEST"), ("training", "val", "testing")])
+def test_folders_of_splits_by_their_usual_names(tmp_path, names):
+    for i, image in enumerate(numbered(30)[..., 0]):
+        write(tmp_path / "set" / names[i % 3] / f"{i:02}.png", image)
+    write(tmp_path / "set" / "stray.png", image)
+    parts, line = told(tmp_path)
+    assert [sorted(numbers(x) % 3) for x, _ in parts.values()] == [[k] * 10 for k in range(3)]
+    assert "1 file (beside the folders of the splits), first set/stray.png" in line
+
+
+def test_one_folder_is_no_class(tmp_path):
+    for i, image in enumerate(numbered(30)[..., 0]):
+        write(tmp_path / "faces" / "img" / f"{i:02}.png", image)
+    assert load(tmp_path)[1] is None
+    write(tmp_path / "faces" / "other" / "30.png", image)
+    assert set(load(tmp_path)[1]) <= {0, 1}
+
+
+def test_a_folder_of_mixed_sizes_is_brought_to_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAE_ZOO_CACHE", str(tmp_path / "cache"))
+    for i in range(60):
+        image = np.full((8 + i % 5, 9 + i % 7), 4 * i, np.uint8)
+        write(tmp_path / "set" / ["cat", "ant"][i % 2] / f"{i:02}.png", image)
+    (tmp_path / "set" / "cat" / "04.png").write_bytes(b"broken")
+    seen = []
+    with pytest.warns(UserWarning, match="Skipped 1 unreadable image, first .*04.png .*Read 59"):
+        parts = {
+            s: load(tmp_path / "set", s, 0, (6, 5), lambda rows, total: seen.append(total) or rows)
+            for s in SPLITS
+        }
+    assert seen == [60]  # read once, for all splits
+    assert [len(x) for x, _ in parts.values()] in ([47, 6, 6], [48, 5, 6], [48, 6, 5])
+    levels = np.concatenate([x[:, 0, 0, 0] for x, _ in parts.values()])
+    assert sorted(levels) == [4 * i for i in range(60) if i != 4]
+    for x, y in parts.values():
+        assert isinstance(x, np.memmap) and x.shape[1:] == (6, 5, 1)
+        assert (x == x[:, :1, :1]).all() and np.array_equal(y, 1 - x[:, 0, 0, 0] // 4 % 2)
+    write(tmp_path / "set" / "cat" / "04.png", np.zeros((9, 9, 3), np.uint8))
+    assert load(tmp_path / "set", "test", image_size=(6, 5))[0].shape[1:] == (6, 5, 3)  # colour
+    assert load(tmp_path / "set", "test", image_size=(6, 5, 1))[0].shape[1:] == (6, 5, 1)
+
+
+def test_arrays_are_resized_too(tmp_path):
+    assert load("digits", "test", image_size=(14, 10))[0].shape == (300, 14, 10, 1)
+    assert load("digits", "test", image_size=(14, 10, 3))[0].shape == (300, 14, 10, 3)
+    np.savez(tmp_path / "set.npz", x=np.zeros((30, 8, 8, 2), np.uint8))
+    for name in ("shapes", tmp_path / "set.npz"):
+        with pytest.raises(ValueError, match="`image_size` is for images with 1 or 3 channels"):
+            load(name, "test", image_size=(4, 4))
 
 
 # Names, and TensorFlow Datasets.
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("x.npy", ["a .npy file", "numpy.savez"]),
+        ("x.csv", ["a .csv file", "numpy.savez"]),
+        ("x.tar.gz", ["a .gz file", "unpack it"]),
+        ("x.JPG", ["a .JPG file", "pass the folder"]),
+        ("x", ["a file without a suffix"]),
+    ],
+)
+def test_a_file_of_another_kind_says_so(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"content")
+    with pytest.raises(ValueError) as error:
+        load(tmp_path / name)
+    assert one_line(error, tmp_path / name, "a .npz file or a folder of images", *words)
+
+
+def test_an_archive_of_objects_names_itself(tmp_path):
+    np.savez(tmp_path / "o.npz", x=np.array([None, 1], dtype=object))
+    with pytest.raises(ValueError) as error:
+        load(tmp_path / "o.npz")
+    assert one_line(error, "must hold arrays of numbers", tmp_path / "o.npz", "with x")
 
 
 def test_wrong_splits_and_missing_paths():

@@ -20,6 +20,7 @@ from vae_zoo import (
     data,
     folders,
     load_model,
+    runs,
     schedules,
     transfer,
 )
@@ -100,6 +101,15 @@ def test_an_image_too_large_to_be_meant_is_skipped(folder, tmp_path, monkeypatch
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         _, _, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
     assert "decompression bomb" in skipped["poster.png"]
+
+
+def test_links_and_hidden_folders_end_nothing(folder, tmp_path):
+    (folder / "lost.png").symlink_to("nowhere.png")
+    (folder / "circle").symlink_to(folder)
+    save(folder / ".ipynb_checkpoints" / "00.png", np.zeros((5, 5), np.uint8))
+    train, held, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert len(train) + len(held) == 30 and set(skipped) == BROKEN | {"lost.png", "circle"}
+    assert skipped["lost.png"] == "a link to nothing"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
@@ -250,6 +260,29 @@ def test_a_checkpoint_goes_on_with_a_folder(folder, checkpoint, tmp_path, capsys
     assert elbo == pytest.approx(after, rel=1e-5)
     for name in ("reconstructions", "samples", "curves"):
         assert (output / f"{name}.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "old_rate, rate, better", [(1e-9, 1e-2, "scratch/model.keras"), (1e-2, 1e-9, "model.keras")]
+)
+def test_both_models_are_kept_and_the_better_one_is_named(
+    old_rate, rate, better, folder, checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(runs, "seconds_of", lambda output: 0.1)  # time for an epoch from scratch
+    output = tmp_path / "out"
+    settings = ("--checkpoint", checkpoint, "--images", folder, "--output", output)
+    rates = ("--old-learning-rate", old_rate, "--learning-rate", rate)
+    numbers = fine_tune(*settings, *rates, "--epochs", 1, "--batch-size", 4, "--seed", 1)
+    assert f"The better model is {output / better}: " in capsys.readouterr().out
+    held = folders.stream(folder, (8, 6, 1), output, seed=1)[1]
+    elbos = {}
+    for name in ("model.keras", "scratch/model.keras"):
+        model = load_model(output / name)
+        elbos[name] = model.evaluate(held, batch_size=128, verbose=0, return_dict=True)["elbo"]
+    assert elbos["model.keras"] == pytest.approx(numbers["elbo_after"]["value"], rel=1e-5)
+    assert elbos["scratch/model.keras"] == pytest.approx(numbers["elbo_scratch"]["value"], rel=1e-5)
+    assert numbers["better"]["value"] == max(elbos, key=elbos.get) == better
+    assert json.loads((output / "numbers.json").read_text()) == numbers
 
 
 def test_what_is_written_is_never_worse(folder, checkpoint, tmp_path):

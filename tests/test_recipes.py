@@ -1,5 +1,6 @@
 """Each recipe as a user runs it, with tiny settings, and what a user can get wrong."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from PIL import Image
 
 import vae_zoo
 from vae_zoo import cli, data
+from vae_zoo.lab.pictures import NAMES
 
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 PRIOR = ["--prior", "--prior-epochs", "2", "--prior-filters", "4", "--prior-blocks", "1"]
@@ -38,6 +40,20 @@ PICTURES = {
 PICTURES["hierarchical_vae"] = PICTURES["conv_vae"] | {"groups", "fixed_top", "rates"}
 PICTURES["vq_vae_2"] = PICTURES["vq_vae"]
 BOUNDS = ("dense_vae", "conv_vae", "hierarchical_vae")
+
+
+def functions():
+    """The function of each recipe, by the recipe's name."""
+    found = {}
+    for path in sorted(RECIPES.glob("*.py")):
+        names = runpy.run_path(str(path))
+        own = [f for f in names.values() if getattr(f, "__module__", "") == names["__name__"]]
+        (found[path.stem],) = [f for f in own if f.__code__.co_filename == str(path) and f.__doc__
+                               and "Args:" in f.__doc__]  # fmt: skip
+    return found
+
+
+FUNCTIONS = functions()
 
 
 @pytest.fixture
@@ -113,6 +129,101 @@ def test_recipe_trains_measures_and_draws(recipe, run, tmp_path):
         assert 0 < bits < 3.3 and numbers["bits_per_code_train"]["value"] < 3.3
 
 
+PHOTOS = {  # a recipe that takes images of any size, its settings, and what its model has
+    "autoencoder": (["--hidden", "8"], (9, 8, 3)),
+    "conv_vae": (["--filters", "3", "--units", "8", "--likelihood", "gaussian"], (9, 8, 3)),
+    "pixel_cnn": (["--filters", "4", "--blocks", "0"], (9, 8)),
+}
+
+
+@pytest.mark.parametrize("recipe", PHOTOS)
+@pytest.mark.filterwarnings("ignore:Posterior collapse")
+@pytest.mark.filterwarnings("ignore:Skipped 1 file")
+def test_a_folder_of_photos_of_any_size(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VAE_ZOO_CACHE", str(tmp_path / "cache"))
+    rng, settings, shape = np.random.default_rng(0), *PHOTOS[recipe]
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    for i in range(40):
+        pixels = rng.integers(0, 256, (9 + i % 3, 8 + i % 5, (3, 4)[i % 2]), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / ("", "more")[i % 2] / f"{i}.png")
+    (tmp_path / "photos" / "notes.txt").write_text("")
+    arguments = ["--dataset", tmp_path / "photos", "--output", tmp_path / "run", "--epochs", 1]
+    arguments = [*map(str, arguments), *settings, "--batch-size", "32"]
+    with pytest.raises(SystemExit):  # nothing says to which size
+        cli.run(FUNCTIONS[recipe], arguments)
+    assert "--image-size height,width" in capsys.readouterr().err
+    cli.run(FUNCTIONS[recipe], [*arguments, "--image-size", "9,8"])
+    printed = capsys.readouterr().out
+    assert "32 train, 4 validation, 4 test" in printed
+    assert ("is not black and white" in printed) == (recipe == "pixel_cnn")
+    assert vae_zoo.load_model(tmp_path / "run").domain.shape == shape
+    if recipe == "conv_vae":  # a run knows the size
+        few = ["--importance-samples", "2", "--elbo-samples", "1"]
+        numbers = cli.run(FUNCTIONS["evaluate"], [str(tmp_path / "run"), *few])
+        assert numbers["psnr"]["images"] == 4
+
+
+def test_every_image_recipe_takes_a_size_and_replaces_nothing_silently():
+    for recipe in set(FUNCTIONS) - {"evaluate"}:
+        parameters = inspect.signature(FUNCTIONS[recipe]).parameters
+        assert {"image_size", "overwrite"} <= set(parameters), recipe
+    assert "image_size" in inspect.signature(FUNCTIONS["evaluate"]).parameters
+
+
+@pytest.mark.filterwarnings("ignore:Posterior collapse")
+def test_a_run_never_replaces_another_silently(tmp_path, capsys):
+    dense_vae, output = FUNCTIONS["dense_vae"], tmp_path / "run"
+    x = np.random.default_rng(0).integers(0, 2, (60, 4, 4), np.uint8) * 255
+    np.savez(tmp_path / "x.npz", x=x)
+    tiny = ["--dataset", str(tmp_path / "x.npz"), "--output", str(output)]
+    tiny += ["--hidden", "4", "--epochs", "1", "--importance-samples", "0"]
+
+    def run(*arguments):
+        cli.run(dense_vae, [*tiny, *arguments])
+        return {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+
+    def refused(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            run(*arguments)
+        assert exit.value.code == 2
+        return capsys.readouterr().err
+
+    first = run("--latent-dim", "2")
+    assert "latent_grid.png" in first and {f"{n}.png" for n in NAMES} >= {
+        name for name in first if name.endswith(".png")
+    }
+    (output / "notes.png").write_text("the user's own")
+    error = refused("--latent-dim", "3", "--dataset", "no_such_set")  # before data are read
+    assert "x.npz, latent_dim=2: choose another --output" in error
+    assert "pass one of them" in refused("--overwrite", "--resume", "--latent-dim", "2")
+    (output / "config.json").unlink()  # killed before its end
+    assert "latent_dim=2" in refused("--latent-dim", "3")
+    for name, content in first.items():
+        assert name == "config.json" or (output / name).read_bytes() == content
+
+    again = run("--latent-dim", "2")  # the same settings give the same run
+    assert "same settings, which this one replaces" in capsys.readouterr().out
+    assert again["history.csv"] == first["history.csv"]
+    other = run("--latent-dim", "3", "--overwrite")
+    assert "latent_grid.png" not in other and other["notes.png"] == b"the user's own"
+    assert vae_zoo.load_model(output).latent_shape == (3,)
+
+
+def test_what_is_no_folder_is_refused_before_data_are_read(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.keras").write_text("")
+    for place, words in (
+        ("file", "--output must be a folder"),
+        ("file/run", "--output must be a folder"),
+        ("other", "holds other results"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.run(FUNCTIONS["conv_vae"], ["--dataset", "?", "--output", str(tmp_path / place)])
+        assert words in capsys.readouterr().err
+
+
 def test_evaluate_knows_what_a_run_was_trained_on(tmp_path, capsys):
     evaluate = runpy.run_path(str(RECIPES / "evaluate.py"))["evaluate_model"]
     model = vae_zoo.DenseVAE(latent_dim=2, hidden=(4,), seed=0)
@@ -179,6 +290,69 @@ def test_mistakes_end_in_one_line(arguments, word, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert exit.value.code == 2 and len(lines) == 1 and word in lines[0]
     assert not (tmp_path / "run").exists()  # refused before anything was written
+
+
+FREE = {"target_distortion"}  # numbers that may be anything
+WRONG = {  # flag -> values that cannot be
+    "epochs": ["0", "-3"],
+    "batch_size": ["0"],
+    "learning_rate": ["0", "-1"],
+    "old_learning_rate": ["0"],
+    "encoder_learning_rates": ["1e-3,-1", ""],
+    "importance_samples": ["-5"],
+    "importance_images": ["0"],
+    "seed": ["-1", "4294967296"],
+    "trials": ["0", "-3"],
+    "image_size": ["0,0", "8", "8,8,2", "8,8,3,1", "-8,8"],
+    "latent_dim": ["0"],
+    "filters": ["0"],
+    "levels": ["8,1", ""],
+    "blocks": ["-1"],
+    "kernel_size": ["4", "1"],
+    "patience": ["-1"],
+    "skip_threshold": ["0"],
+    "schedule": ["step"],
+    "precision": ["float8"],
+    "likelihood": ["bernouli"],
+    "freeze": ["all"],
+    "tuner": ["grid"],
+    "distribute": ["-1"],
+}
+
+
+@pytest.mark.parametrize("recipe", FUNCTIONS)
+def test_every_number_has_a_range_and_is_refused_by_name(recipe, capsys, monkeypatch):
+    def read(*arguments, **keywords):
+        raise AssertionError("data were read, or a folder made, before a flag was refused")
+
+    for name in ("mkdir", "open"):
+        monkeypatch.setattr(pathlib.Path, name, read)
+    monkeypatch.setattr(data, "load", read)
+    function = FUNCTIONS[recipe]
+    parameters = inspect.signature(function).parameters
+    place = ["somewhere"] * (recipe == "evaluate")
+    for name, parameter in [*parameters.items(), ("distribute", None)]:
+        default = parameter and parameter.default
+        number = not isinstance(default, bool) and isinstance(
+            default[0] if isinstance(default, tuple) else default, (int, float)
+        )
+        assert not number or name in cli.RANGES or name in FREE, name
+        for value in WRONG.get(name, ()):
+            flag = f"--{name.replace('_', '-')}"
+            with pytest.raises(SystemExit) as exit:
+                cli.run(function, [*place, f"{flag}={value}"], distribute=True)
+            (line,) = capsys.readouterr().err.splitlines()
+            assert exit.value.code == 2 and f"error: {flag} must " in line
+            assert (value.split(",")[-1] in line) and "traceback" not in line.lower()
+    with pytest.raises(SystemExit):
+        cli.run(function, ["--help"], distribute=True)
+
+
+@pytest.mark.parametrize("wrong", [["--latents", "3"], ["--groups", "1,1,1,1"]])
+def test_scales_that_do_not_fit_are_refused_before_data_are_read(wrong, capsys):
+    with pytest.raises(SystemExit):
+        cli.run(FUNCTIONS["hierarchical_vae"], [*wrong, "--dataset", "no_such_set"])
+    assert "--latents and --widths must have a number for each scale" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])

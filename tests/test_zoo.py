@@ -296,3 +296,38 @@ def test_a_wheel_brings_the_entries(tmp_path):
     assert file.startswith(str(tmp_path / "site"))
     assert names == ENTRIES and len(loaded) == min(1, len(names))
     assert vae_zoo.__file__ != file
+
+
+@pytest.mark.parametrize(
+    "form", ["{}", "saved_models/{}", "{folder}/{}", "{folder}/{}/model.keras"]
+)
+def test_an_entry_is_found_by_its_name_from_any_folder(form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = zoo.find(form.format("dense_vae_mnist_2d", folder=zoo.FOLDER))
+    assert path.samefile(zoo.FOLDER / "dense_vae_mnist_2d" / "model.keras")
+
+
+def test_a_file_of_the_users_comes_before_an_entry(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "dense_vae_mnist_2d"
+    own.mkdir()
+    assert zoo.find(own.name).parent == zoo.FOLDER / own.name  # there is nothing in it
+    with pytest.raises(ValueError, match="dense_vae_mnist_2d holds no model.keras"):
+        zoo.find(own)
+    (own / "model.keras").write_text("")
+    assert zoo.find(own.name) == pathlib.Path("dense_vae_mnist_2d/model.keras")
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [("conv_vae_mnst", "conv_vae_mnist"), ("dense_vae", "dense_vae_mnist"), ("zzz", None)],
+)
+def test_near_names_are_listed(name, near):
+    for look_up in (zoo.find, vae_zoo.load_model, zoo.card):
+        with pytest.raises(ValueError) as error:
+            look_up(name)
+        assert name in str(error.value) and "\n" not in str(error.value)
+        if near:
+            assert near in str(error.value).split("near names" if look_up != zoo.card else "; ")[-1]
+        elif look_up != zoo.card:
+            assert "near" not in str(error.value)

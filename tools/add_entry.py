@@ -92,13 +92,14 @@ ANCHORS = {
 }
 
 
-def measured(model, name, dataset, samples, images, seed):
+def measured(model, name, dataset, samples, images, seed, image_size=None):
     """Numbers of a model as an entry has them, the published ones beside, and how they were taken.
 
     Args:
         model: with the weights that are stored.
         name, dataset: of the entry, and what it was trained on.
         samples, images, seed: see `add_entry`.
+        image_size: see `data.load`.
 
     Returns:
         dict, name -> number; dict for the card's "evaluation".
@@ -113,10 +114,11 @@ def measured(model, name, dataset, samples, images, seed):
         classifier=zoo.classifier(dataset),
         seed=seed,
         progress=cli.progress("importance sampling"),
+        image_size=image_size,
     )
     for metric, published in ANCHORS.get(name, {}).items():
         numbers[metric]["anchor"] = published
-    x, _ = data.load(dataset, "test")
+    x, _ = data.load(dataset, "test", image_size=image_size)
     return numbers, {
         "backend": keras.backend.backend(),
         "machine": cli.machine(),
@@ -151,15 +153,16 @@ def add_entry(
     model = load_model(run, compile=False)
     zoo.round_weights(model)  # what is measured is what is stored
     binary = model.sees_bits
-    x_test, _ = data.load(dataset, "test")
+    image_size = settings.get("image_size")
+    x_test, _ = data.load(dataset, "test", image_size=image_size)
     x_test = data.binarize(x_test) if binary else x_test
     found = data.fingerprint(x_test)
     if found != config["test_images"]:
         raise ValueError(f"The test images are not those of the run: {found} is their fingerprint")
     numbers, evaluation = measured(
-        model, name, dataset, importance_samples, importance_images, seed
+        model, name, dataset, importance_samples, importance_images, seed, image_size
     )
-    own = ("output", "resume", "tensorboard")
+    own = ("output", "resume", "overwrite", "tensorboard")
     bits = "bits drawn from the grey levels, anew at every training step, once for test (seed 777)"
     card = {
         "dataset": dataset,

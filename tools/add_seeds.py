@@ -14,7 +14,13 @@ import numpy as np
 from vae_zoo import cli, data, load_model, zoo
 from vae_zoo.lab.evaluate import measure
 
-OWN = ("output", "resume", "tensorboard", "seed")  # settings of a run, not of what it trains
+OWN = (
+    "output",
+    "resume",
+    "overwrite",
+    "tensorboard",
+    "seed",
+)  # settings of a run, not of what it trains
 
 
 def add_seeds(name, runs: tuple[str, ...] = ()):
@@ -32,7 +38,7 @@ def add_seeds(name, runs: tuple[str, ...] = ()):
     how = {"num_samples": 0}
     if bound:
         how = {"num_samples": numbers[bound]["samples"], "num_images": numbers[bound]["images"]}
-    x, _ = data.load(card["dataset"], "test")
+    x, _ = data.load(card["dataset"], "test", image_size=settings.get("image_size"))
     for run in map(pathlib.Path, runs):
         config = json.loads((run / "config.json").read_text())
         differing = [

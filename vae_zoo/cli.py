@@ -24,6 +24,7 @@ import sys
 import tempfile
 import traceback
 import typing
+import warnings
 from pathlib import Path
 
 # What a recipe or a tool needs beside `run`, from where it lives; asked for late, so that a wrong
@@ -32,6 +33,47 @@ _FROM = {
     **dict.fromkeys(("command", "machine", "progress", "table"), "vae_zoo.lab.console"),
     **dict.fromkeys(("replace_block", "write_bytes", "write_json"), "vae_zoo.files"),
 }
+
+
+def _at_least(low):
+    return (lambda value: value >= low), f"must be {low} or more"
+
+
+def _one_of(*choices):
+    return (lambda value: value in choices), f"must be one of {', '.join(choices)}"
+
+
+def _is_size(value):
+    return len(value) in (2, 3) and min(value) > 0 and value[2:] in ((), (1,), (3,))
+
+
+# What a setting may be, by its name, in every recipe and tool: a test and words that say it. Of
+# several numbers each is tested. What a user sets wrong is refused before anything is read.
+RANGES = {
+    **dict.fromkeys(("epochs", "prior_epochs", "batch_size", "steps"), _at_least(1)),
+    **dict.fromkeys(("latent_dim", "hidden", "filters", "units", "latents"), _at_least(1)),
+    **dict.fromkeys(("widths", "groups", "codes", "code_dim", "prior_filters"), _at_least(1)),
+    **dict.fromkeys(("importance_images", "elbo_samples", "distribute"), _at_least(1)),
+    **dict.fromkeys(("trials", "labels", "draws", "devices", "rounds"), _at_least(1)),
+    "levels": _at_least(2),
+    **dict.fromkeys(("blocks", "prior_blocks", "warmup_epochs", "averaged_epochs"), _at_least(0)),
+    **dict.fromkeys(("patience", "importance_samples", "restart"), _at_least(0)),
+    **dict.fromkeys(("beta", "free_bits", "commitment"), _at_least(0)),
+    **dict.fromkeys(
+        ("learning_rate", "old_learning_rate", "encoder_learning_rates", "skip_threshold"),
+        (lambda value: value > 0, "must be more than 0"),
+    ),
+    "kernel_size": (lambda value: value >= 3 and value % 2, "must be odd, 3 or more"),
+    "seed": (lambda value: 0 <= value < 2**32, f"must be 0 to {2**32 - 1}"),
+    "image_size": (_is_size, "must be height,width or height,width,channels (1 or 3 channels)"),
+    "likelihood": _one_of("bernoulli", "gaussian", "laplace", "discretized_logistic"),
+    "schedule": _one_of("cosine", "linear", "exponential", "constant"),
+    "precision": _one_of("float32", "mixed_bfloat16", "mixed_float16"),
+    "network": _one_of("dense", "conv"),
+    "freeze": _one_of("encoder", "decoder", "none"),
+    "tuner": _one_of("random", "bayesian", "hyperband"),
+}
+MAY_BE_EMPTY = ("hidden",)  # of what is several numbers
 
 
 def __getattr__(name):
@@ -60,6 +102,7 @@ def run(function, argv=None, distribute=False):
     """
     with contextlib.suppress(AttributeError):  # a notebook's has no buffer
         sys.stdout.reconfigure(line_buffering=True)  # a line is in a log once it is printed
+    warnings.formatwarning = _one_line
     parser = _parser(function)
     if distribute:
         parser.add_argument(
@@ -71,6 +114,7 @@ def run(function, argv=None, distribute=False):
             help="work on all devices, or on N of them (default: on one)",
         )
     settings = _settings(parser, sys.argv[1:] if argv is None else argv)
+    _check_ranges(parser, settings)
     try:
         if distribute and "distribute" in settings:
             return _distributed(function, settings.pop("distribute") or None, settings)
@@ -81,6 +125,13 @@ def run(function, argv=None, distribute=False):
         if os.environ.get("VAE_ZOO_TRACEBACK") == "1":
             raise
         parser.error(_describe(error, function))
+
+
+def _one_line(message, category, filename, lineno, line=None, full=warnings.formatwarning):
+    """A warning to a user without the line of code that gave it."""
+    if category is UserWarning:
+        return f"warning: {' '.join(str(message).split())}\n"
+    return full(message, category, filename, lineno, line)
 
 
 def _distributed(function, devices, settings):
@@ -210,6 +261,21 @@ def _settings(parser, argv):
         hint = f" (did you mean {close[0]}?)" if close else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return vars(settings)
+
+
+def _check_ranges(parser, settings):
+    """An error that names the flag where a setting is none of those in `RANGES`."""
+    for name, value in settings.items():
+        if name not in RANGES or value is None or (name == "distribute" and value == 0):
+            continue
+        holds, words = RANGES[name]
+        several = isinstance(value, tuple) and name != "image_size"
+        if several and not value and name not in MAY_BE_EMPTY:
+            words = "must hold one number at least"
+        elif all(map(holds, value)) if several else holds(value):
+            continue
+        shown = _show(value) if isinstance(value, tuple) else repr(value)
+        parser.error(f"--{name.replace('_', '-')} {words}. Received: {name}={shown}")
 
 
 def _argument_texts(doc):

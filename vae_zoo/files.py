@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -55,10 +56,10 @@ def write_bytes(path, content):
 def write_json(path, content):
     """Write `content` as JSON, whole or not at all; NumPy scalars and arrays become plain numbers.
 
-    Keys keep their order. NaN and infinity are written as Python's `json` reads them back. Content
-    that is not JSON is a `TypeError`, and the file that was there stays as it was.
+    Keys keep their order. NaN and infinity, which JSON does not have, become null. Content that is
+    not JSON is a `TypeError`, and the file that was there stays as it was.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=_plain)
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
 
 
@@ -121,9 +122,17 @@ def _filtered(content):
 
 
 def _plain(value):
-    """What `json` cannot write, in its terms: NumPy scalars and arrays, and paths."""
+    """A value in JSON's terms: without NumPy scalars and arrays, paths, NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: _plain(content) for key, content in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(content) for content in value]
     if hasattr(value, "tolist"):
-        return value.tolist()
+        return _plain(value.tolist())
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
     raise TypeError(f"JSON has no place for {type(value).__name__}. Received: {value!r}")

@@ -6,6 +6,7 @@ folder is the registry.
 """
 
 import contextlib
+import difflib
 import functools
 import json
 import pathlib
@@ -42,7 +43,9 @@ def card(name):
     """
     path = FOLDER / name / "card.json"
     if not path.is_file():
-        raise ValueError(f"`name` must be one of {names()}. Received: {name!r}")
+        near = difflib.get_close_matches(str(name), names(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"`name` must be one of {names()}. Received: {name!r}{hint}")
     return json.loads(path.read_text())
 
 
@@ -55,13 +58,16 @@ def load(name):
     return load_model(checked(name), compile=False)
 
 
-def classifier(dataset):
+def classifier(dataset, shape=None):
     """What `cnn_fid` sees by, for one labelled data set: a Keras model of images in [0, 1] whose
-    output are features; None where the zoo has no such entry."""
+    output are features; None where the zoo has no such entry, or has it for images of another
+    shape."""
     name = CLASSIFIER + pathlib.Path(dataset).stem
     if not (FOLDER / name / "card.json").is_file():
         return None
     model = keras.models.load_model(checked(name), compile=False)
+    if shape is not None and tuple(model.input_shape[1:]) != tuple(shape):
+        return None
     return keras.Model(model.inputs, model.get_layer("features").output)
 
 
@@ -178,13 +184,33 @@ def _loss(model, x, labels):
         return ops.convert_to_numpy(model.objective(x, *given(y), training=False)["loss"])
 
 
+def find(path):
+    """Path of the `.keras` file that a user means: itself, the `model.keras` in a folder (a run),
+    or that of an entry by its name, with or without saved_models/ before it, from any folder.
+
+    Raises:
+        ValueError: if there is none; it lists entries with near names.
+    """
+    path = pathlib.Path(path).expanduser()
+    entry = FOLDER / path.name
+    named = str(path.parent) in (".", FOLDER.name) and (entry / "card.json").is_file()
+    choices = [path, path / "model.keras", *([entry / "model.keras"] if named else ())]
+    found = next((choice for choice in choices if choice.is_file()), None)
+    if found is None:
+        near = difflib.get_close_matches(path.name, names(), cutoff=0.5)
+        hint = f"; entries of the zoo with near names: {', '.join(near)}" if near else ""
+        inside = f"{path} holds no model.keras" if path.is_dir() else f"No file {path}"
+        raise ValueError(f"{inside}, and no entry of the zoo has this name{hint}")
+    return found
+
+
 def load_model(path, compile=True):
     """A model of the zoo from a `.keras` file, on any backend.
 
     `keras.models.load_model` after `import vae_zoo` does the same; this one looks first.
 
     Args:
-        path: the file, or a folder with model.keras in it: a run, an entry of the zoo.
+        path: the file, a folder with model.keras in it, or the name of an entry, see `find`.
         compile: False leaves out the optimizer and its state.
 
     Returns:
@@ -194,10 +220,7 @@ def load_model(path, compile=True):
         ValueError: in one line, if the file is not there, damaged, foreign, refused (code in a file
             is never run), or asks for layers of absurd size.
     """
-    path = pathlib.Path(path)
-    path = path / "model.keras" if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"No file {path}")
+    path = find(path)
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

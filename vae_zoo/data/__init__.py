@@ -27,8 +27,8 @@ __all__ = ["EMBEDDED", "SPLITS", "Batches", "Shapes", "binarize", "fingerprint",
 EMBEDDED = ("digits", "shapes")
 
 
-def load(name, split="train", seed=0):
-    """One split of a data set.
+def load(name, split="train", seed=0, image_size=None, progress=None):
+    """One split of a data set. What is not read of a folder is said in a warning, of one line.
 
     Args:
         name: str or path: "digits", "shapes", a `.npz` file, a folder of images, the name of
@@ -36,10 +36,14 @@ def load(name, split="train", seed=0):
             first that exists, in this order.
         split: "train", "validation" or "test"; disjoint, together the whole set.
         seed: int, fixes the splits of a set that has none of its own.
+        image_size: (height, width) or (height, width, channels), 1 or 3 channels, to which the
+            middle of each image is resized; None leaves images as they are, which must be of one
+            size then. A folder's are written to the cache, and mapped into memory from there.
+        progress: wraps the iterable of a folder's images, given it and their number.
 
     Returns:
         (x, y): x uint8 (N, height, width, channels) in 0..255 (`Shapes` for "shapes"), y int32
-        (N,), or None without labels.
+        (N,), or None without labels. A folder has labels where it has two class folders or more.
 
     Raises:
         ValueError: unknown name or split, or content that is not such images.
@@ -47,17 +51,17 @@ def load(name, split="train", seed=0):
     """
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
-    name = os.fspath(name)
-    if name == "digits":
-        x, y = _digits(split, seed)
-    elif name == "shapes":
-        x, y = _shapes(split, seed)
-    elif path := _local(name):
+    name, path = os.fspath(name), _local(os.fspath(name))
+    if name in EMBEDDED:
+        x, y = (_digits if name == "digits" else _shapes)(split, seed)
+    elif path and path.is_dir() and image_size:
+        x, y = _mapped_folder(path, split, seed, tuple(image_size), progress)
+        image_size = None
+    elif path:
         x, y = (_npz if path.is_file() else _folder)(path, split, seed)
-    elif not name or name.endswith(".npz") or name.startswith((".", "~", os.sep)):
-        raise FileNotFoundError(f"`name` must be a data set or an existing path. Received: {name=}")
     else:
         x, y = _npz(tfds.cached(name, EMBEDDED), split, seed)
+    x = _resized(x, tuple(image_size)) if image_size else x
     if not len(x):
         raise ValueError(f"`name` must have images in every split. Received: {name=}, {split=}")
     return x, y
@@ -164,13 +168,36 @@ def _part(available, read, split, seed):
 
 
 def _local(name):
-    """Path of the `.npz` or the folder that `name` says, or None."""
+    """Path of the `.npz` or the folder that `name` says; None where it may be a name elsewhere."""
     root = os.environ.get("VAE_ZOO_DATA")
     paths = [pathlib.Path(name).expanduser()] if name else []
     if name and root:
         paths += [pathlib.Path(root, name + ".npz"), pathlib.Path(root, name)]
-    found = (p for p in paths if p.is_dir() or (p.suffix == ".npz" and p.is_file()))
-    return next(found, None)
+    for path in paths:
+        if path.is_dir() or (path.suffix.lower() == ".npz" and path.is_file()):
+            return path
+    if name in EMBEDDED:
+        return None
+    other = next((path for path in paths if path.exists()), None)
+    if other and (other.suffix or os.sep in name):
+        what = f"a {other.suffix} file" if other.suffix else "a file without a suffix"
+        raise ValueError(
+            f"`name` must be a .npz file or a folder of images, not {what}: {_instead(other)}. "
+            f"Received: {other}"
+        )
+    if not name or name.lower().endswith(".npz") or name.startswith((".", "~", os.sep)):
+        raise FileNotFoundError(f"`name` must be a data set or an existing path. Received: {name=}")
+    return None
+
+
+def _instead(path):
+    """What to do with a file of a kind that is not read."""
+    suffix = path.suffix.lower()
+    if suffix in folders.SUFFIXES:
+        return f"pass the folder that it lies in, {path.parent}"
+    if suffix in (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar"):
+        return "unpack it first, and pass the folder"
+    return "write its images as x, and labels as y, with numpy.savez"
 
 
 def _npz(path, split, seed):
@@ -178,9 +205,24 @@ def _npz(path, split, seed):
     `groups` or `character`, ints, of which a split has all examples or none."""
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
-            return _part(*_reader(archive, path), split, seed)
+            return _part(*_reader(_Arrays(archive, path), path), split, seed)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"`name` must be a sound .npz file. Received: {path} ({error})") from error
+
+
+class _Arrays:
+    """The arrays of an archive; one of Python objects is an error that names the file."""
+
+    def __init__(self, archive, path):
+        self.archive, self.path, self.files = archive, path, archive.files
+
+    def __getitem__(self, key):
+        try:
+            return self.archive[key]
+        except ValueError as error:  # NumPy's own, which unpickles nothing
+            raise ValueError(
+                f"`name` must hold arrays of numbers. Received: {self.path} with {key}: {error}"
+            ) from None
 
 
 def _reader(archive, path):
@@ -223,6 +265,12 @@ def _images(x, path):
             f"`name` must hold uint8, or float in [0, 1], images (N, height, width[, channels]). "
             f"Received: {path} with {x.dtype} {x.shape}"
         )
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+        warnings.warn(
+            f"{path} has images of {x.shape[3]} channels, of shape {x.shape[1:]}: if channels come "
+            "first, move them to the end with numpy.moveaxis(x, 1, -1)",
+            stacklevel=2,
+        )
     if x.dtype != np.uint8:
         low, high = (x.min(), x.max()) if x.size else (0, 0)
         if not (low >= 0 and high <= 1):  # NaN fails too
@@ -241,44 +289,91 @@ def _labels(archive, key, n, path):
 
 
 def _folder(root, split, seed):
-    """PNG, JPEG, BMP and WebP images at any depth; class folders give labels."""
-    names = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-    inside = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    roots = {names[p.name]: p for p in inside if p.name in names}
-    if len(roots) < 2:  # a set without splits, maybe all in one folder; or a class named "train"
-        root, roots = inside[0] if roots and len(inside) == 1 else root, {}
-    files = {split: folders.files_of(folder) for split, folder in roots.items()}
-    files = files or {None: folders.files_of(root)}
-    roots = roots or {None: root}
-    parts = {s: [p.relative_to(roots[s]).parts for p in files[s]] for s in files}
-    labelled = all(len(part) > 1 for s in parts for part in parts[s])
-    classes = sorted({part[0] for s in parts for part in parts[s]})
+    """Images at any depth, all of one size; class folders give labels."""
+    found = folders.arranged(root)
 
     def read(split):
-        x, kept = _read_images(files[split], roots[split])
-        y = [classes.index(parts[split][i][0]) for i in kept] if labelled else None
+        x, kept = _read_images(found, split)
+        y = found.labels and [found.labels[split][i] for i in kept]
         return x, None if y is None else np.array(y, np.int32), None
 
-    return _part(set(files) - {None}, read, split, seed)
+    return _part(set(found.images) - {None}, read, split, seed)
 
 
-def _read_images(files, folder):
-    """Images uint8 (n, height, width, 1 or 3), and the places in `files` of those that it read."""
-    images, kept, broken = [], [], []
-    for i, file in enumerate(files):
+def _read_images(found, split):
+    """Images uint8 (n, height, width, 1 or 3), and the places of those that could be read."""
+    images, kept, broken, paths = [], [], {}, found.images[split]
+    for i, file in enumerate(paths):
         try:
             image = folders.read(file)
-        except folders.UNREADABLE:
-            broken.append(file)
+        except folders.UNREADABLE as error:
+            broken[str(file)] = folders.why(error)
             continue
         if images and image.shape[:2] != images[0].shape[:2]:
-            sizes = [f"{file} {image.shape[:2]}", f"{files[kept[0]]} {images[0].shape[:2]}"]
-            raise ValueError(f"`name` must hold images of one size: resize them. Received: {sizes}")
+            sizes = [f"{file} {image.shape[:2]}", f"{paths[kept[0]]} {images[0].shape[:2]}"]
+            raise ValueError(
+                "`name` must hold images of one size: resize them, by image_size "
+                f"(--image-size height,width) say. Received: {sizes}"
+            )
         images.append(image)
         kept.append(i)
-    if broken:
-        warnings.warn(f"Skipped {len(broken)} unreadable images, first {broken[0]}", stacklevel=2)
-    if not images:
-        raise ValueError(f"`name` must hold PNG, JPEG, BMP or WebP images. Received: {folder}")
+    _tell(found, len(images), broken)
     channels = max(image.shape[2] for image in images)
     return np.stack([np.broadcast_to(x, (*x.shape[:2], channels)) for x in images]), kept
+
+
+def _tell(found, read, broken):
+    """Warns, in one line, of what was not read of a folder; an error if that is all of it."""
+    told = folders.told(read, broken, found.skipped)
+    if not read:
+        told = f" ({told})" if broken or found.skipped else ""
+        raise ValueError(
+            f"`name` must hold {folders.KINDS} images. Received: {found.root} without any{told}"
+        )
+    if broken or found.skipped:
+        warnings.warn(f"{told} ({found.root})", stacklevel=2)
+
+
+# === In another size ===
+
+
+def _mapped_folder(root, split, seed, image_size, progress):
+    """Images of any size in one, which lie on disk in the cache; class folders give labels."""
+    found = folders.arranged(root)
+    every = [path for part in found.images.values() for path in part]
+    if not every:
+        _tell(found, 0, {})
+    shape = image_size if len(image_size) == 3 else (*image_size, folders.channels_of(every))
+
+    def paths_of(split):
+        y = found.labels and np.array(found.labels[split], np.int32)
+        return np.array(found.images[split], object), y, None
+
+    # One file holds all splits, one after the other; a test split that is not there is missed only
+    # where it is asked for.
+    available = set(found.images) - {None}
+    names = [s for s in SPLITS if s in {split, "train", "validation", *(available or SPLITS)}]
+    parts = [_part(available, paths_of, name, seed) for name in names]
+    paths = np.concatenate([x for x, _ in parts])
+    what = repr((os.path.realpath(root), seed, shape)).encode()
+    place = tfds.cache() / f"{root.resolve().name}-{hashlib.sha256(what).hexdigest()[:12]}"
+    x, kept, broken = folders.mapped(list(paths), shape, place, progress)
+    _tell(found, len(x), broken)
+
+    before = sum(len(x) for x, _ in parts[: names.index(split)])
+    mine, y = parts[names.index(split)]
+    kept = np.array(kept) - before
+    inside = (kept >= 0) & (kept < len(mine))
+    first = int(np.argmax(inside))
+    return x[first : first + inside.sum()], None if y is None else y[kept[inside]]
+
+
+def _resized(x, image_size):
+    """Arrays of images in another size: the middle of each."""
+    if isinstance(x, Shapes) or x.shape[-1] not in (1, 3):
+        raise ValueError(
+            "`image_size` is for images with 1 or 3 channels, and not for shapes. Received: images "
+            f"of shape {x.shape[1:]}"
+        )
+    shape = image_size if len(image_size) == 3 else (*image_size, x.shape[-1])
+    return np.stack([folders.fitted(image, shape) for image in x]) if len(x) else x

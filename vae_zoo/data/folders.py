@@ -1,36 +1,170 @@
 """Images in folders, as users have them: any depth, size and kind, some of them broken.
 
-`read` is what `data.load` takes images from; `stream` brings any number of them to one shape, in
-one file on disk that is mapped into memory and never read as a whole.
+`walk` finds them and names all that is not read; `arranged` tells splits and classes by their
+folders. `read` is what `data.load` takes images from; `mapped` brings any number of them to one
+shape, in one file on disk that is mapped into memory and never read as a whole.
 """
 
+import collections
 import concurrent.futures
+import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import struct
+import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from vae_zoo import files
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".tif", ".tiff")
+SUFFIXES += (".bmp", ".pbm", ".pgm", ".ppm", ".pnm")
+KINDS = "PNG, JPEG, WebP, GIF, TIFF, BMP or PNM"  # what these are
+NOISE = ("__MACOSX", "@eaDir")  # folders of thumbnails and the like, which nobody made
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 FEWEST = 20  # readable images that a model can be trained and judged on at all
 # What PIL raises on damaged files, and on ones too large to be meant.
-UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, LookupError)
+UNREADABLE += (OverflowError, Image.DecompressionBombError)
+
+
+# === Which files ===
+
+
+def walk(folder):
+    """Images at any depth, and all else.
+
+    Hidden files and folders are passed over. Links are followed, but not in a circle.
+
+    Args:
+        folder: path.
+
+    Returns:
+        paths of the images, sorted; dict, name -> why it is not read.
+    """
+    folder, paths, skipped = pathlib.Path(folder), [], {}
+
+    def visit(place, above):
+        real = os.path.realpath(place)
+        if real in above:
+            skipped[str(place.relative_to(folder))] = "a link to a folder around it"
+            return
+        try:
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as error:
+            skipped[str(place.relative_to(folder))] = error.strerror
+            return
+        for entry in entries:
+            path = place / entry.name
+            if entry.name.startswith(".") or entry.name in NOISE:
+                continue
+            if entry.is_dir():
+                visit(path, {*above, real})
+            elif not entry.is_file():
+                why = "a link to nothing" if entry.is_symlink() else "no regular file"
+                skipped[str(path.relative_to(folder))] = why
+            elif path.suffix.lower() in SUFFIXES:
+                paths.append(path)
+            else:
+                skipped[str(path.relative_to(folder))] = f"not {KINDS}"
+
+    visit(folder, frozenset())
+    return sorted(paths), skipped
 
 
 def files_of(folder):
-    """Paths of the PNG, JPEG, BMP and WebP images at any depth, sorted; no hidden ones."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    return sorted(p for p in found if not p.name.startswith("."))
+    """Paths of the images at any depth, sorted; no hidden ones."""
+    return walk(folder)[0]
+
+
+@dataclasses.dataclass
+class Arranged:
+    """What `arranged` returns.
+
+    Args:
+        root: path of the folder.
+        images: dict, split (None where there are no splits) -> paths of its images.
+        labels: dict, split -> number of the class of each; or None.
+        classes: list, names of the classes.
+        skipped: dict, name -> why it is not read.
+    """
+
+    root: pathlib.Path
+    images: dict
+    labels: dict | None
+    classes: list
+    skipped: dict
+
+
+def arranged(folder):
+    """The images of a folder by their splits and classes.
+
+    Folders that hold one folder and nothing else are passed through. Then two or more folders with
+    the names of splits (train and test, val …) are the splits; and where all images lie in folders,
+    in two or more of them, these are the classes, sorted.
+    """
+    folder = pathlib.Path(folder)
+    paths, skipped = walk(folder)
+    top = pathlib.Path(os.path.commonpath([path.parent for path in paths])) if paths else folder
+    inside = {path: path.relative_to(top).parts for path in paths}
+    named = {part[0] for part in inside.values() if len(part) > 1 and part[0].lower() in SPLITS}
+    if len({SPLITS[name.lower()] for name in named}) > 1:
+        images = collections.defaultdict(list)
+        for path, parts in inside.items():
+            if parts[0] in named and len(parts) > 1:
+                images[SPLITS[parts[0].lower()]].append(path)
+                inside[path] = parts[1:]
+            else:
+                skipped[str(path.relative_to(folder))] = "beside the folders of the splits"
+        images = dict(images)
+    else:
+        images = {None: paths}
+    read = [path for part in images.values() for path in part]
+    classes = sorted({inside[path][0] for path in read if len(inside[path]) > 1})
+    labels = None
+    if len(classes) > 1 and all(len(inside[path]) > 1 for path in read):
+        number = {name: i for i, name in enumerate(classes)}
+        labels = {s: [number[inside[path][0]] for path in part] for s, part in images.items()}
+    return Arranged(folder, images, labels, classes if labels else [], skipped)
+
+
+def told(read, broken, skipped):
+    """One line: how many images were read of a folder, and what was not.
+
+    Args:
+        read: int.
+        broken: dict, name of an image -> why it could not be read.
+        skipped: dict, name -> why it was not read, as `walk` returns it.
+    """
+    parts = []
+    if broken:
+        first, why = next(iter(broken.items()))
+        parts.append(f"{_count(len(broken), 'unreadable image')}, first {first} ({why})")
+    for why, n in collections.Counter(skipped.values()).items():
+        first = next(name for name in skipped if skipped[name] == why)
+        parts.append(f"{_count(n, 'file')} ({why}), first {first}")
+    return f"Skipped {'; '.join(parts)}. Read {_count(read, 'image')}."
+
+
+def _count(n, what):
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+# === What is in them ===
 
 
 def read(file):
     """uint8 (height, width, 1 or 3) of an image file, upright as its camera says.
 
-    16-bit grey levels become 8-bit ones; what is transparent is shown on white.
+    16-bit grey levels become 8-bit ones; what is transparent is shown on white; of an animation, or
+    of several pages, the first is taken.
 
     Raises:
         one of `UNREADABLE`: if it is no sound image.
@@ -40,12 +174,34 @@ def read(file):
 
 def read_as(file, image_shape):
     """uint8 (height, width, channels) of a file: its middle, resized, in grey or in colour."""
+    return fitted(_pixels(_opened(file)), image_shape)
+
+
+def fitted(pixels, image_shape):
+    """The middle of an image uint8 (height, width, 1 or 3), resized to (height, width, 1 or 3)."""
     height, width, channels = image_shape
-    pixels = _pixels(_opened(file))
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     image = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
     image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(image_shape)
+
+
+def channels_of(paths):
+    """3 if one of the images is in colour as it stands in its file, else 1."""
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+        except UNREADABLE:
+            continue
+        if not grey:
+            return 3
+    return 1
+
+
+def why(error):
+    """What is wrong with an unreadable image, in one line."""
+    return (str(error).splitlines() or ["unreadable"])[0]
 
 
 def _opened(file):
@@ -71,19 +227,21 @@ def _pixels(image):
     return np.array(image).reshape(*image.size[::-1], -1)
 
 
-def stream(folder, image_shape, output, seed=0, progress=None):
-    """All images of a folder in one shape, as two arrays that lie on disk.
+# === All of them in one shape ===
 
-    Files are read once, several at a time, and written to `<output>/images-<key>.u8`; a later call
-    for the same files, shape and seed finds them there. Every tenth run of neighbours (by name; the
-    frames of a film are alike) is held out for validation.
+
+def stream(folder, image_shape, output, seed=0, progress=None):
+    """All images of a folder in one shape, as two arrays that lie on disk, see `mapped`.
+
+    Every tenth run of neighbours (by name; the frames of a film are alike) is held out for
+    validation.
 
     Args:
         folder: path.
         image_shape: (height, width, channels), 1 or 3 channels.
         output: folder for what is written.
         seed: int, of the split.
-        progress: wraps the iterable of images, given it and their number.
+        progress: see `mapped`.
 
     Returns:
         train, validation: uint8 (n, *image_shape), memory-mapped; skipped: dict, name -> why.
@@ -91,60 +249,79 @@ def stream(folder, image_shape, output, seed=0, progress=None):
     Raises:
         ValueError: if there is no such folder, or fewer than 20 readable images in it.
     """
-    folder, output, image_shape = pathlib.Path(folder), pathlib.Path(output), tuple(image_shape)
+    folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    if image_shape[-1] not in (1, 3):
-        raise ValueError(f"Images have 1 or 3 channels. Received: image_shape={image_shape}")
-    every = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
-    paths = files_of(folder)
-    others = [str(p.relative_to(folder)) for p in sorted(set(every) - set(paths))]
-    skipped = dict.fromkeys(others, "not PNG, JPEG, BMP or WebP")
-    key = _key(paths, image_shape, seed)
-    target, index = output / f"images-{key}.u8", output / f"images-{key}.json"
-    if not (target.is_file() and index.is_file()):
-        for suffix in (".u8", ".json"):  # of other files, or another shape
-            for old in output.glob(f"images-{'[0-9a-f]' * 12}{suffix}"):
-                old.unlink()
-        counts, broken = _write(paths, folder, image_shape, target, seed, progress)
-        files.write_json(index, {"counts": counts, "skipped": broken})
-    found = json.loads(index.read_text())
-    skipped |= found["skipped"]
-    n, held = found["counts"]
-    if n + held < FEWEST:
+    paths, skipped = walk(folder)
+    runs = min(50, len(paths))
+    run_of = np.arange(len(paths)) * runs // max(1, len(paths))
+    held = np.isin(run_of, np.random.default_rng(seed).permutation(runs)[: max(1, runs // 10)])
+    order = [paths[i] for i in np.argsort(held, kind="stable")]
+    images, kept, broken = mapped(order, image_shape, output, progress)
+    skipped |= {str(pathlib.Path(name).relative_to(folder)): why for name, why in broken.items()}
+    if len(images) < FEWEST:
         reasons = f", {len(skipped)} skipped, first {next(iter(skipped))}" if skipped else ""
         raise ValueError(
-            f"{folder} has {n + held} readable images, {FEWEST} are needed at least{reasons}"
+            f"{folder} has {len(images)} readable images, {FEWEST} are needed at least{reasons}"
         )
-    images = np.memmap(target, np.uint8, "r", shape=(n + held, *image_shape))
+    n = sum(place < len(paths) - held.sum() for place in kept)
     return images[:n], images[n:], skipped
 
 
-def _key(paths, image_shape, seed):
-    digest = hashlib.sha256(repr((image_shape, seed)).encode())
+def mapped(paths, image_shape, output, progress=None):
+    """Image files in one shape, as an array that lies on disk.
+
+    Files are read once, several at a time, and written to `<output>/images-<key>.u8`; a later call
+    for the same files and shape finds them there.
+
+    Args:
+        paths: of the files, in the order of the array.
+        image_shape: (height, width, channels), 1 or 3 channels.
+        output: folder for what is written; what other files or shapes have left there goes.
+        progress: wraps the iterable of images, given it and their number.
+
+    Returns:
+        uint8 (n, *image_shape), memory-mapped; places in `paths` of those that could be read; dict,
+        path of each other one -> why.
+    """
+    output, image_shape = pathlib.Path(output), tuple(image_shape)
+    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[-1] not in (1, 3):
+        raise ValueError(f"Images have 1 or 3 channels. Received: image_shape={image_shape}")
+    key = _key(paths, image_shape)
+    target, index = output / f"images-{key}.u8", output / f"images-{key}.json"
+    if not (target.is_file() and index.is_file()):
+        for suffix in (".u8", ".json"):
+            for old in output.glob(f"images-{'[0-9a-f]' * 12}{suffix}"):
+                old.unlink()
+        kept, broken = _write(paths, image_shape, target, progress)
+        files.write_json(index, {"kept": kept, "broken": broken})
+    found = json.loads(index.read_text())
+    shape = (len(found["kept"]), *image_shape)
+    images = np.memmap(target, np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, "uint8")
+    return images, found["kept"], found["broken"]
+
+
+def _key(paths, image_shape):
+    digest = hashlib.sha256(repr(image_shape).encode())
     for file in paths:
         status = file.stat()
         digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
 
 
-def _write(paths, folder, image_shape, target, seed, progress):
-    """Counts of both parts, and what was broken: training images first, then those held out."""
-    runs = min(50, len(paths))
-    run_of = np.arange(len(paths)) * runs // max(1, len(paths))
-    held = np.isin(run_of, np.random.default_rng(seed).permutation(runs)[: max(1, runs // 10)])
-    order = np.argsort(held, kind="stable")
-    counts, broken = [0, 0], {}
+def _write(paths, image_shape, target, progress):
+    """Places of the images that were written, and what was broken."""
+    kept, broken = [], {}
 
     def read_one(place):
         try:
             return place, read_as(paths[place], image_shape), None
         except UNREADABLE as error:
-            return place, None, str(error).splitlines()[0] if str(error) else "unreadable"
+            return place, None, why(error)
 
     def read_all(pool):
-        for start in range(0, len(order), 1000):  # so many wait in memory at most
-            yield from pool.map(read_one, order[start : start + 1000])
+        for start in range(0, len(paths), 1000):  # so many wait in memory at most
+            yield from pool.map(read_one, range(start, min(start + 1000, len(paths))))
 
     with files.replacing(target) as partial:
         with open(partial, "wb") as out, concurrent.futures.ThreadPoolExecutor() as pool:
@@ -153,11 +330,11 @@ def _write(paths, folder, image_shape, target, seed, progress):
                 rows = progress(rows, total=len(paths))
             for place, image, reason in rows:
                 if image is None:
-                    broken[str(paths[place].relative_to(folder))] = reason
+                    broken[str(paths[place])] = reason
                 else:
                     out.write(np.ascontiguousarray(image).tobytes())
-                    counts[int(held[place])] += 1
-    return counts, broken
+                    kept.append(place)
+    return kept, broken
 
 
 def augmented(images, rng):

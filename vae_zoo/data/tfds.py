@@ -17,12 +17,16 @@ from vae_zoo.engine import backend
 SPLITS = ("train", "validation", "test")
 
 
+def cache():
+    """Path of the folder that keeps what was read."""
+    return pathlib.Path(os.environ.get("VAE_ZOO_CACHE") or "~/.cache/vae_zoo").expanduser()
+
+
 def cached(name, embedded=()):
     """Path of the cached `.npz` of a TFDS image data set, written first if need be."""
-    folder = os.environ.get("VAE_ZOO_CACHE") or "~/.cache/vae_zoo"
-    cache = pathlib.Path(folder).expanduser() / (name.replace("/", "-") + ".npz")
-    if cache.is_file():
-        return cache
+    target = cache() / (name.replace("/", "-") + ".npz")
+    if target.is_file():
+        return target
     if not all(map(importlib.util.find_spec, ("tensorflow", "tensorflow_datasets"))):
         raise _unknown(
             name, embedded, "TensorFlow Datasets needs pip install 'vae_zoo[tensorflow]'"
@@ -33,14 +37,14 @@ def cached(name, embedded=()):
     # TFDS itself would retry for minutes.
     if not prepared and not _online():
         raise _unknown(name, embedded, f"not prepared in {data_dir}, and no network to download it")
-    with files.replacing(cache) as partial:
+    with files.replacing(target) as partial:
         code = "import sys; from vae_zoo.data.tfds import write; write(*sys.argv[1:])"
         source = prepared[-1].parent if prepared else ""
         run = backend.run_on_tensorflow(code, name, source, partial, TFDS_DATA_DIR=str(data_dir))
         if run.returncode:
             reason = (run.stderr.strip() or "killed").splitlines()[-1]
             raise _unknown(name, embedded, reason)
-    return cache
+    return target
 
 
 def write(name, folder, target):

@@ -19,6 +19,12 @@ def seconds_of(output):
         return float(checkpoint["seconds"])
 
 
+def settings_of(output):
+    """The settings of the run in a folder that its weights depend on, a dict."""
+    with np.load(pathlib.Path(output, "checkpoint.npz")) as checkpoint:
+        return json.loads(str(checkpoint["state"]))["settings"]
+
+
 class Checkpoint(keras.callbacks.Callback):
     """All that the next epoch depends on, in one file, written whole or not at all.
 

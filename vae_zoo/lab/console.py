@@ -62,7 +62,7 @@ def command():
     for word in sys.argv[1:]:
         if skip:
             skip = False
-        elif word in ("--resume", "--tensorboard"):
+        elif word in ("--resume", "--overwrite", "--tensorboard"):
             continue
         elif word == "--output":
             skip = True

@@ -62,6 +62,7 @@ def evaluate(
     classifier=None,
     seed=0,
     progress=None,
+    image_size=None,
 ):
     """All numbers of a model on the test split of a data set, and controls to read them by.
 
@@ -74,6 +75,7 @@ def evaluate(
         classifier: None, or a Keras model of images in [0, 1] whose output are features: gives
             `cnn_fid` (see `zoo.classifier`).
         seed: int, of samples, mixtures and the random encoder.
+        image_size: what images are brought to, see `data.load`.
 
     Returns:
         dict, name -> number: those of `measure`; ssim; kl_per_latent, of a hierarchy kl_per_group;
@@ -83,7 +85,7 @@ def evaluate(
         probe_accuracy of the codes, and of pixels and of the same encoder untrained as controls; of
         a hierarchy, with both, identity_kept: of new images below groups held from test images.
     """
-    splits = {split: data.load(dataset, split) for split in data.SPLITS}
+    splits = {split: data.load(dataset, split, image_size=image_size) for split in data.SPLITS}
     (x_train, _), (x, y) = splits["train"], splits["test"]
     x = data.binarize(x) if model.sees_bits else x
     some = x_train[spread(len(x_train))]
@@ -247,7 +249,7 @@ def _mixture_quality(model, found):
         return {}
     codes = _codes(model, found)
     # A full covariance of many latents would be fitted to noise and take gigabytes.
-    if codes[0].size > 256 or len(codes) <= 10 * codes[0].size:
+    if codes[0].size > 256 or len(codes) <= 10 * codes[0].size or not np.isfinite(codes).all():
         return {}
     quality = found.quality
     mixture = priors.GaussianMixture.fit(codes, MIXTURE_COMPONENTS, seed=found.seed)
@@ -270,6 +272,8 @@ def _probes(model, found):
     if found.y is None or model.condition is not None:  # which is told the class
         return {}
     parts = [_some(x, y) for x, y in found.splits.values()]
+    if len(np.unique(parts[0][1])) < 2:
+        return {}  # there is nothing to tell apart
     if model.sees_bits:  # what the encoder was made for
         parts = [(data.binarize(x), y) for x, y in parts]
     keras.utils.set_random_seed(found.seed)
@@ -284,9 +288,13 @@ def _probes(model, found):
     }
     numbers = {}
     for suffix, (what, extract) in extractors.items():
-        accuracy = metrics.probe_accuracy((extract(x), y) for x, y in parts)
         n = len(parts[-1][0])
         protocol = f"logistic regression of {what}, {len(parts[0][0]):,} labels"
+        columns = [(extract(x), y) for x, y in parts]
+        if not all(np.isfinite(features).all() for features, _ in columns):
+            numbers[f"probe_accuracy{suffix}"] = number(None, "", f"{protocol}: not finite")
+            continue
+        accuracy = metrics.probe_accuracy(columns)
         error = math.sqrt(accuracy * (1 - accuracy) / n)
         numbers[f"probe_accuracy{suffix}"] = number(accuracy, "", protocol, standard_error=error)
     return numbers

@@ -125,8 +125,11 @@ def _(model: LatentModel, x, y, how):
         some = np.asarray(how.x_train[spread(len(how.x_train))])
         what = f"{'bits' if model.sees_bits else 'pixels'} of {len(some):,} training images"
         protocol = f"mean squared error / variance of the {what}"
-        seen = model.run("prepare", model.prepare, some, seed=EVALUATION_SEED)
-        numbers["relative_mse"] = mean(errors / np.var(seen), "", protocol)
+        variance = np.var(model.run("prepare", model.prepare, some, seed=EVALUATION_SEED))
+        if variance > 0:
+            numbers["relative_mse"] = mean(errors / variance, "", protocol)
+        else:
+            numbers["relative_mse"] = number(None, "", f"{protocol}, which are all equal")
     return numbers
 
 

@@ -75,9 +75,11 @@ def frechet_distance(x, y):
     |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2))    (eq. 6)
 
     The trace of the root is a sum of roots of the eigenvalues of C_x^(1/2) C_y C_x^(1/2), which is
-    symmetric.
+    symmetric. NaN of a single example, or of features that are not finite.
     """
     x, y = np.float64(x), np.float64(y)
+    if min(len(x), len(y)) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return float("nan")
     cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     values, vectors = np.linalg.eigh(cov_x)
     root_x = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T

@@ -11,6 +11,9 @@ from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.parts import domains
 
+# Of all pictures that a run draws, `plots.curves` included.
+NAMES = ("curves", "samples", "samples_uniform", "reconstructions", "interpolations", "latents")
+NAMES += ("latent_grid", "code_maps", "groups", "fixed_top", "rates")
 CLASSES = 8  # columns of a sheet of samples by class
 
 
@@ -60,8 +63,9 @@ def _(model: VQVAE, x, y, output, seed):
     codes = keras.tree.flatten(model.encode(shown, labels))
     grids = zip(model.grid_names, codes, model.code_vectors())
     grids = {f"codes{name}": (grid, vectors) for name, grid, vectors in grids}
-    made = model.reconstruct(shown, labels)
-    path = plots.code_maps(shown, grids, made, output / "code_maps.png")
+    original = model.domain.pictures(shown)
+    made = model.domain.pictures(model.reconstruct(shown, labels))
+    path = plots.code_maps(original, grids, made, output / "code_maps.png")
     yield path, "the code at each place as a colour, near ones for near vectors"
 
 
@@ -117,27 +121,38 @@ def latent_space(model, x, y, output):
     codes = keras.tree.flatten(model.encode(*_some(model, x, y, 5000)))[0]
     labels = None if y is None else y[:5000]
     codes = codes.reshape(len(codes), -1)
+    finite = np.isfinite(codes).all(axis=1)
+    if not finite.any():  # of a model that has diverged
+        return
+    codes, labels = codes[finite], None if labels is None else labels[finite]
     path = plots.latent_scatter(codes, labels, output / "latents.png")
-    yield path, "latent space of the test images"
+    left_out = int((~finite).sum())
+    not_finite = f", {left_out:,} of which are not finite and left out" if left_out else ""
+    yield path, f"latent space of the test images{not_finite}"
     if model.latent_shape == (2,) and model.condition is None:
         # Where a prior says where codes lie; an autoencoder's lie where they happen to.
-        limit = 3.0 if isinstance(model, BaseVAE) else float(np.abs(codes).max())
+        limit = 3.0 if isinstance(model, BaseVAE) else float(np.abs(codes).max()) or 1.0
         if model.domain.pictures(model.decode(codes[:1])) is not None:
-            path = plots.latent_grid(model.decode, output / "latent_grid.png", limit)
+
+            def decoded(z):
+                return model.domain.pictures(model.decode(z))
+
+            path = plots.latent_grid(decoded, output / "latent_grid.png", limit)
             yield path, "the decoded plane"
 
 
 def _groups(model, images, output, seed):
     """What each group of latents adds, and what stays where the groups at the top are held."""
     groups = len(model.ladder)
-    latents = model.encode(images)
+    latents, originals = model.encode(images), model.domain.pictures(images)
     counts = np.unique(np.linspace(0, groups, min(groups + 1, 11)).astype(int))
 
     def means_below(count):
         fixed = latents[:count]
-        return model.sample(len(images), seed=seed, temperature=0.0, fixed=fixed)
+        means = model.sample(len(images), seed=seed, temperature=0.0, fixed=fixed)
+        return model.domain.pictures(means)
 
-    rows = np.stack([images / 255.0, *map(means_below, counts)], axis=1)
+    rows = np.stack([originals, *map(means_below, counts)], axis=1)
     titles = ["original", *(f"{count} of {groups}" for count in counts)]
     path = plots.image_rows(rows, titles, output / "groups.png")
     yield path, "groups at the top from the image, all below at their prior's mean"
@@ -146,6 +161,7 @@ def _groups(model, images, output, seed):
     top = sum(scale == model.scales[0] for scale in model.scales)
     held = [[np.repeat(z[i : i + 1], 8, axis=0) for z in latents[:top]] for i in range(8)]
     new = [model.sample(8, seed=seed, fixed=fixed) for fixed in held[: len(images)]]
-    rows = np.stack([np.concatenate([images[i : i + 1] / 255.0, x]) for i, x in enumerate(new)])
+    new = map(model.domain.pictures, new)
+    rows = np.stack([np.concatenate([originals[i : i + 1], x]) for i, x in enumerate(new)])
     path = plots.image_rows(rows, ["original", *["drawn"] * 8], output / "fixed_top.png")
     yield path, "the top scale of the image at the left, all below drawn from the prior"

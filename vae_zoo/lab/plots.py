@@ -285,7 +285,8 @@ def latent_scatter(z, y, path):
 
     Args:
         z: (n, d). d = 2 is drawn as it is; d > 2 by its first two principal components, whose share
-            of the variance stands on the axes; d = 1 as a histogram.
+            of the variance stands on the axes (by its first two numbers where all points are one);
+            d = 1 as a histogram.
         y: (n,) integer labels, or None. Up to 20 classes get a legend, more a colour bar.
         path: the PNG to write.
     """
@@ -327,6 +328,8 @@ def _plane(z):
     """(n, d) -> (n, 2) and the names of the two axes: z itself, or its principal components."""
     if z.shape[1] == 2:
         return z, ("$z_1$", "$z_2$")
+    if len(z) < 2 or not np.ptp(z, axis=0).any():  # without a variance to have components of
+        return z[:, :2], ("$z_1$", "$z_2$")
     from sklearn.decomposition import PCA
 
     pca = PCA(n_components=2, svd_solver="full")

@@ -1,40 +1,106 @@
 """A run, from data to numbers: what the recipes of all families share.
 
-`splits` reads a data set, `fit` trains with a progress bar, `report` measures, draws and saves.
+`claim` looks at the folder, `splits` reads a data set, `fit` trains with a progress bar, `report`
+measures, draws and saves.
 """
 
 import functools
+import json
 import os
 import pathlib
 import platform
+import shutil
 
 import keras
 import numpy as np
 
 from vae_zoo import data, files
 from vae_zoo.engine.batches import Batches
-from vae_zoo.lab import console, plots
+from vae_zoo.lab import console, plots, transfer
 from vae_zoo.lab.callbacks import NoticeCollapse, TensorBoard
-from vae_zoo.lab.checkpoint import Checkpoint, seconds_of
+from vae_zoo.lab.checkpoint import Checkpoint, seconds_of, settings_of
 from vae_zoo.lab.evaluate import labels_of, measure
 from vae_zoo.lab.measure import spread
-from vae_zoo.lab.pictures import pictures
+from vae_zoo.lab.pictures import NAMES, pictures
 from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.parts import domains
 
+FREE = ("output", "resume", "overwrite", "tensorboard")  # settings that change no number
 
-def splits(dataset, binary=False, static=False):
+
+def claim(settings):
+    """Looks at the folder of a run before anything else is done: another run there stays.
+
+    Args:
+        settings: dict, what the run is started with, `output` among it. `overwrite` lets it take
+            the place of any run, `resume` is left to `fit`.
+
+    Raises:
+        ValueError: if a run with other settings is there, or no folder can be.
+    """
+    output = pathlib.Path(settings["output"])
+    if above := next((p for p in (output, *output.parents) if p.exists() and not p.is_dir()), None):
+        raise ValueError(f"--output must be a folder. Received: {above}, which is a file")
+    if settings.get("overwrite") and settings.get("resume"):
+        raise ValueError(
+            "--resume goes on with a run and --overwrite replaces it: pass one of them"
+        )
+    if settings.get("overwrite") or settings.get("resume"):
+        return
+    own = json.loads(json.dumps(settings, default=str))
+    own |= {"backend": keras.backend.backend()}
+    if (output / "config.json").is_file():
+        config = json.loads((output / "config.json").read_text())
+        then = {**config.get("settings", {}), "backend": config.get("backend", own["backend"])}
+    elif (output / "checkpoint.npz").is_file():
+        then = settings_of(output)
+        own = {name: own.get(name) for name in then}
+    elif any((output / name).exists() for name in ("model.keras", "numbers.json", "search.json")):
+        raise ValueError(f"{output} holds other results: choose another --output, or --overwrite")
+    else:
+        return
+    names = [name for name in {**then, **own} if name not in FREE]
+    other = [name for name in names if then.get(name) != own.get(name)]
+    if other:
+        shown = ", ".join(f"{name}={then.get(name)}" for name in other[:5])
+        shown += f" and {len(other) - 5} more that differ" if len(other) > 5 else ""
+        raise ValueError(
+            f"{output} holds a run with {shown}: choose another --output, or replace the run with "
+            "--overwrite"
+        )
+    print(f"{output} holds a run with the same settings, which this one replaces")
+
+
+def _clear(output):
+    """Removes what a run that is about to be replaced has written, but what `fit` writes anew."""
+    for name in ("model.keras", "config.json", "numbers.json", *(f"{name}.png" for name in NAMES)):
+        (output / name).unlink(missing_ok=True)
+    shutil.rmtree(output / "tensorboard", ignore_errors=True)
+    for inner in [*output.glob("prior*/"), output / "scratch"]:
+        if (inner / "checkpoint.npz").is_file():
+            shutil.rmtree(inner)
+
+
+def splits(dataset, image_size=None, binary=False, static=False):
     """Train, validation and test split of a data set, each a pair (x, y); x uint8 images.
 
     Args:
         dataset: a name or a path, see `vae_zoo.data.load`.
+        image_size: (height, width) or (height, width, channels) that images are brought to; None
+            leaves them as they are.
         binary: True for Bernoulli likelihoods: validation and test images become fixed bits,
             training images stay grey levels that the step draws bits from ("dynamic").
         static: True makes fixed bits of the training images too.
     """
     parts = []
     for split in data.SPLITS:
-        x, y = data.load(dataset, split)
+        bar = console.progress("reading images")
+        x, y = data.load(dataset, split, image_size=image_size, progress=bar)
+        if binary and split == "train" and not transfer.black_and_white(x[:500]):
+            print(
+                f"{dataset} is not black and white: what is modelled are bits drawn from its levels"
+                " (--likelihood discretized_logistic or gaussian models the levels)"
+            )
         if binary and (static or split != "train"):
             x = data.binarize(x)
         parts.append((x, y))
@@ -77,6 +143,7 @@ def fit(
     patience,
     output,
     resume=False,
+    overwrite=False,
     tensorboard=False,
     augment=None,
     seconds=None,
@@ -96,7 +163,9 @@ def fit(
         seed: int, of the order of the examples.
         patience: int, epochs without a better validation bound (or loss) after which to stop.
         output: folder.
-        resume: bool, go on from the checkpoint where there is one.
+        resume: bool, go on from the checkpoint where there is one; else what another run has left
+            in the folder goes.
+        overwrite: see `claim`, which has looked at the folder.
         tensorboard: bool, write every term to `<output>/tensorboard` too.
         augment: of training images, see `data.Batches`.
         seconds: float, stop at the end of the epoch in which training has taken so long.
@@ -115,6 +184,8 @@ def fit(
     settings = {key: value for key, value in settings.items() if not key.startswith("prior")}
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        _clear(output)
     batches = Batches(*train, batch_size=batch_size, seed=seed, augment=augment)
     held_out = Batches(*validation, batch_size=batch_size, shuffle=False)
     if (rising := settings.get("warmup_epochs", 0)) > epochs:
@@ -146,10 +217,12 @@ def fit(
         verbose=verbose,
     )
     history = checkpoint.history
-    best = (np.nanargmax if mode == "max" else np.nanargmin)(history[monitor])
-    print(
-        f"Best epoch {best + 1} of {len(history[monitor])}: {monitor} {history[monitor][best]:.2f}"
-    )
+    values = np.array(history[monitor])
+    if np.isnan(values).all():
+        print(f"No epoch of {len(values)} has a {monitor} that is a number: the run has diverged")
+    else:
+        best = (np.nanargmax if mode == "max" else np.nanargmin)(values)
+        print(f"Best epoch {best + 1} of {len(values)}: {monitor} {values[best]:.2f}")
     return history
 
 
@@ -208,6 +281,8 @@ def report(model, train, test, history, settings, importance_samples=0):
     files.write_json(output / "numbers.json", numbers)
     seconds = sum(map(seconds_of, [output, *output.glob("prior*/")]))
     files.write_json(output / "config.json", _config(model, settings, history, seconds, x))
+    print()
+    console.table(numbers)  # before anything is drawn
     written = [
         (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),
         (output / "checkpoint.npz", "what --resume goes on from"),
@@ -220,7 +295,7 @@ def report(model, train, test, history, settings, importance_samples=0):
     if settings.get("tensorboard"):
         written.append((output / "tensorboard", f"tensorboard --logdir {output / 'tensorboard'}"))
     print()
-    console.table(numbers, written)
+    console.table({}, written)
     return numbers
 
 

@@ -18,8 +18,13 @@ def fits(likelihood, images):
         images: uint8 (n, ...), a few hundred; a Bernoulli likelihood fits where levels are less
             than 25 of 255 from black or white on average (MNIST: 8, photographs: 60 or more).
     """
+    return not likelihood.binary or black_and_white(images)
+
+
+def black_and_white(images):
+    """Whether the levels of uint8 images are less than 25 from 0 or 255, on average."""
     images = np.asarray(images, "int32")
-    return not likelihood.binary or np.minimum(images, 255 - images).mean() < 25
+    return np.minimum(images, 255 - images).mean() < 25
 
 
 def check(model):

@@ -100,6 +100,7 @@ class Search(keras_tuner.HyperModel):
         likelihood: of the family's; None takes the recipe's default.
         epochs, batch_size, seed: ints, of each trial.
         progress: function of a line of text, called after each trial.
+        image_size: what images are brought to, see `data.load`.
 
     Raises:
         ValueError: if a name is unknown, or the objective cannot be computed of the family or the
@@ -117,6 +118,7 @@ class Search(keras_tuner.HyperModel):
         batch_size=128,
         seed=0,
         progress=print,
+        image_size=None,
     ):
         super().__init__()
         if not callable(family) and family not in FAMILIES:
@@ -135,8 +137,8 @@ class Search(keras_tuner.HyperModel):
             )
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
         self.progress, self.target_distortion = progress, target_distortion
-        self.dataset, self.family = dataset, family
-        self.train, self.validation, self.test = runs.splits(dataset)
+        self.dataset, self.image_size, self.family = dataset, image_size, family
+        self.train, self.validation, self.test = runs.splits(dataset, image_size)
 
         # What the family is, one of its models says.
         model = self.make(keras_tuner.HyperParameters(), **self._shared())
@@ -160,10 +162,10 @@ class Search(keras_tuner.HyperModel):
         return shared | ({"likelihood": self.likelihood} if self.likelihood else {})
 
     def _load_features(self):
-        self.classifier = zoo.classifier(self.dataset)
+        self.classifier = zoo.classifier(self.dataset, self.train[0].shape[1:])
         if self.classifier is None:
             raise ValueError(f"cnn_fid needs a classifier, and the zoo has none for {self.dataset}")
-        real = data.load(self.dataset, "validation")[0][:2000]
+        real = data.load(self.dataset, "validation", image_size=self.image_size)[0][:2000]
         self.real_features = features(self.classifier, real)
 
     def build(self, hp):

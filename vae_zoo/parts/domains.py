@@ -106,9 +106,12 @@ class Images(Domain):
         return (np.where(x > 127, 255, 0) if bits else x).astype("uint8")
 
     def pictures(self, x):
-        if x.dtype == np.uint8:
-            return x / np.float32(255)
-        return np.clip(np.asarray(x, "float32"), 0, 1)  # the mean of a Gaussian may lie outside
+        """Of neither 1 nor 3 channels each channel, in grey, beside the others."""
+        x = x / np.float32(255) if x.dtype == np.uint8 else np.asarray(x, "float32")
+        x = np.clip(x, 0, 1)  # the mean of a Gaussian may lie outside
+        if x.shape[-1] in (1, 3):
+            return x
+        return np.moveaxis(x, -1, -2).reshape(*x.shape[:-2], -1, 1)
 
 
 @keras.saving.register_keras_serializable("vae_zoo")

@@ -116,22 +116,17 @@ class Codebook(layers.Layer):
         return [self.vectors, self.counts, *([self.sums] if self.averaged else [])]
 
     def start(self, z, seed=0):
-        """Puts the vectors at the k-means centres of encoder outputs z (n, dim), NumPy.
-
-        Raises:
-            ValueError: if there are fewer outputs than vectors.
-        """
+        """Puts the vectors at the k-means centres of encoder outputs z (n, dim), NumPy; where there
+        are fewer outputs than vectors, at all of them, and at some twice."""
         from sklearn.cluster import MiniBatchKMeans
 
-        if len(z) < self.size:
-            raise ValueError(
-                f"{self.size} codes cannot start from {len(z)} places of the images given: pass "
-                "more images, or take fewer codes"
-            )
-
-        means = MiniBatchKMeans(self.size, n_init=1, batch_size=4096, random_state=seed).fit(z)
+        if len(z) > self.size:
+            means = MiniBatchKMeans(self.size, n_init=1, batch_size=4096, random_state=seed).fit(z)
+            centres = means.cluster_centers_
+        else:  # each is a centre, some of them more than once
+            centres = np.resize(z, (self.size, z.shape[1]))
         for variable in self.state:
-            value = np.ones(self.size) if variable is self.counts else means.cluster_centers_
+            value = np.ones(self.size) if variable is self.counts else centres
             variable.assign(value.astype("float32"))
 
     def _average(self, variable, value):
