@@ -22,7 +22,10 @@ def measure_anew(names: tuple[str, ...] = (), seed=0):
         before = card["metrics"]
         bound = next((before[key] for key in before if key.startswith("nll_iw")), None)
         samples, images = (bound["samples"], bound["images"]) if bound else (0, None)
-        numbers, evaluation = measured(zoo.load(name), name, card["dataset"], samples, images, seed)
+        size = card["settings"].get("image_size")
+        numbers, evaluation = measured(
+            zoo.load(name), name, card["dataset"], samples, images, seed, size
+        )
         for metric, number in numbers.items():
             if "seeds" in before.get(metric, {}):  # of other runs, which were measured alike
                 own = {str(card["training"]["seed"]): number["value"]}

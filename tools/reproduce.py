@@ -50,7 +50,10 @@ def compare(card, old, new, errors):
     bound = next((key for key in numbers if key.startswith("nll_iw")), None)
     how = {"num_samples": numbers[bound]["samples"] if bound else 0}
     how["num_images"] = numbers[bound]["images"] if bound else None
-    (x_train, _), (x, y) = (data.load(card["dataset"], split) for split in ("train", "test"))
+    size = card["settings"].get("image_size")
+    (x_train, _), (x, y) = (
+        data.load(card["dataset"], split, image_size=size) for split in ("train", "test")
+    )
     x = data.binarize(x) if old.sees_bits else x
     progress = cli.progress("importance sampling")
     first, again = (
