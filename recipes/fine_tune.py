@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from vae_zoo import cli, data, folders, load_model, plots, runs, transfer
+from vae_zoo.evaluate import measure
 
 
 def fine_tune(
@@ -68,10 +69,11 @@ def fine_tune(
     # === Images, in the shape that the model takes ===
     shape = tuple(image_size or old.shape)
     shape = shape if len(shape) == 3 else (*shape, old.shape[-1])
-    train, validation, skipped = folders.stream(
+    train, validation, test, skipped = folders.stream(
         images, shape, output, seed, cli.progress("reading images")
     )
-    print(f"{images}: {len(train):,} train, {len(validation):,} validation {shape} images")
+    counts = f"{len(train):,} train, {len(validation):,} validation, {len(test):,} test"
+    print(f"{images}: {counts} {shape} images")
     (output / "skipped.json").unlink(missing_ok=True)
     if skipped:
         cli.write_json(output / "skipped.json", skipped)
@@ -91,9 +93,12 @@ def fine_tune(
             raise ValueError(f"--freeze {freeze} would keep {len(fixed)} new weights untrained")
         frozen.trainable = False
     model.compile(transfer.optimizer(model, new, learning_rate, old_learning_rate))
-    held_out = data.binarize(validation) if model.likelihood.binary else validation
+    # The validation images choose, the test images are what is reported.
+    bits = model.likelihood.binary
+    held_out, tested = (data.binarize(x) if bits else x for x in (validation, test))
     before, first = _elbo(model, held_out), model.get_weights()
-    shown = np.asarray(held_out[:10])
+    numbers = {"elbo_before": _number(model, tested, "new head" if new else "the checkpoint")}
+    shown = np.asarray(tested[:10])
     pictures = {"original": shown / 255.0}
     pictures["new head" if new else "before"] = model.predict(shown, verbose=0)
 
@@ -107,10 +112,8 @@ def fine_tune(
         model.set_weights(first)
         after = before
     pictures["after"] = model.predict(shown, verbose=0)
-    numbers = {
-        "elbo_before": _number(before, "new head" if new else "the checkpoint"),
-        "elbo_after": _number(after, f"fine-tuned, {len(history['loss'])} epochs"),
-    }
+    what = f"fine-tuned, {len(history['loss'])} epochs"
+    numbers["elbo_after"] = _number(model, tested, what)
 
     if scratch:
         keras.utils.set_random_seed(seed)
@@ -120,7 +123,7 @@ def fine_tune(
         own = {"output": output / "scratch", "epochs": 10_000, "patience": 10_000}
         tried = runs.fit(other, *parts, **{**options, **own}, seconds=seconds)
         what = f"from scratch, {len(tried['loss'])} epochs in the same {seconds:.0f} seconds"
-        numbers["elbo_scratch"] = _number(_elbo(other, held_out), what)
+        numbers["elbo_scratch"] = _number(other, tested, what)
         pictures["from scratch"] = other.predict(shown, verbose=0)
 
     # === Both are kept, and the better one is named ===
@@ -131,7 +134,7 @@ def fine_tune(
     if scratch:
         saved[output / "scratch" / "model.keras"] = "from scratch, in the same time"
         other.save(output / "scratch" / "model.keras")
-        gap = numbers["elbo_scratch"]["value"] - after
+        gap = _elbo(other, held_out) - after
         best = other if gap > 0 else model
         name = list(saved)[gap > 0]
         kind = "from scratch" if gap > 0 else "fine-tuned"
@@ -166,8 +169,9 @@ def _elbo(model, held_out):
     return model.evaluate(held_out, batch_size=128, verbose=0, return_dict=True)["elbo"]
 
 
-def _number(value, what):
-    return {"value": value, "unit": "nats", "protocol": f"validation images, {what}"}
+def _number(model, tested, what):
+    number = measure(model, np.asarray(tested), num_samples=0)["elbo"]
+    return {**number, "protocol": f"{what}: {number['protocol']} that chose nothing"}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Folders of a user's own images, and a trained model that goes on with them."""
 
+import csv
 import json
 import pathlib
 import runpy
@@ -24,6 +25,7 @@ from vae_zoo import (
     schedules,
     transfer,
 )
+from vae_zoo.evaluate import measure
 
 pytestmark = pytest.mark.filterwarnings("ignore:Posterior collapse")  # of tiny models
 RECIPE = pathlib.Path(__file__).parent.parent / "recipes" / "fine_tune.py"
@@ -60,14 +62,15 @@ BROKEN = {"notes.txt", "empty.png", "broken.jpg", "cut.png", "text.png", "float.
 
 @pytest.mark.parametrize("shape", [(8, 6, 1), (5, 7, 3)])
 def test_a_mixed_folder_is_brought_to_one_shape(folder, tmp_path, shape):
-    train, held, skipped = folders.stream(folder, shape, tmp_path / "out")
-    assert len(train) + len(held) == 30 and 1 <= len(held) <= 6
+    *parts, skipped = folders.stream(folder, shape, tmp_path / "out")
+    train, held, test = parts
+    assert sum(map(len, parts)) == 30 and 1 <= len(held) <= 6 and 1 <= len(test) <= 6
     assert set(skipped) == BROKEN and all(skipped.values())
     assert isinstance(train, np.memmap) and train.dtype == np.uint8
-    both = np.concatenate([train, held])
+    every = np.concatenate(parts)
     expected = {folders.read_as(p, shape).tobytes() for p in folders.files_of(folder)
                 if p.name not in BROKEN}  # fmt: skip
-    assert {image.tobytes() for image in both} == expected and both.shape[1:] == shape
+    assert {image.tobytes() for image in every} == expected and every.shape[1:] == shape
 
 
 def test_files_are_read_once(folder, tmp_path, monkeypatch):
@@ -88,8 +91,8 @@ def test_images_beside_what_is_written_stay(folder):
     before = {path.name: path.read_bytes() for path in folder.glob("*.png")}
     save(folder / "images-000.png", np.zeros((5, 5), np.uint8))
     for seed in (0, 1):  # the second takes the place of what the first wrote
-        train, held, _ = folders.stream(folder, (4, 4, 1), folder, seed)
-        assert len(train) + len(held) == 31
+        *parts, _ = folders.stream(folder, (4, 4, 1), folder, seed)
+        assert sum(map(len, parts)) == 31
     assert len(list(folder.glob("images-*.u8"))) == 1 and (folder / "images-000.png").exists()
     assert all((folder / name).read_bytes() == content for name, content in before.items())
 
@@ -99,7 +102,7 @@ def test_an_image_too_large_to_be_meant_is_skipped(folder, tmp_path, monkeypatch
     save(folder / "poster.png", np.zeros((25, 25), np.uint8))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        _, _, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+        *_, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
     assert "decompression bomb" in skipped["poster.png"]
 
 
@@ -107,8 +110,8 @@ def test_links_and_hidden_folders_end_nothing(folder, tmp_path):
     (folder / "lost.png").symlink_to("nowhere.png")
     (folder / "circle").symlink_to(folder)
     save(folder / ".ipynb_checkpoints" / "00.png", np.zeros((5, 5), np.uint8))
-    train, held, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
-    assert len(train) + len(held) == 30 and set(skipped) == BROKEN | {"lost.png", "circle"}
+    *parts, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert sum(map(len, parts)) == 30 and set(skipped) == BROKEN | {"lost.png", "circle"}
     assert skipped["lost.png"] == "a link to nothing"
 
 
@@ -232,6 +235,11 @@ def test_bits_are_of_black_and_white_images():
 # === The recipe ===
 
 
+def history_of(output):
+    with open(output / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def fine_tune(*arguments):
     return cli.run(runpy.run_path(str(RECIPE))["fine_tune"], [str(a) for a in arguments])
 
@@ -255,9 +263,13 @@ def test_a_checkpoint_goes_on_with_a_folder(folder, checkpoint, tmp_path, capsys
     before, after = (numbers[f"elbo_{when}"]["value"] for when in ("before", "after"))
     assert after > before and "elbo_scratch" in numbers
     model = load_model(output / "model.keras")
-    held = folders.stream(folder, (8, 6, 1), output, seed=1)[1]
+    _, held, test, _ = folders.stream(folder, (8, 6, 1), output, seed=1)
+    assert measure(model, test, num_samples=0)["elbo"]["value"] == pytest.approx(after, rel=1e-5)
+    number = numbers["elbo_after"]  # of images that have not chosen the epoch
+    assert number["images"] == len(test) and number["standard_error"] > 0
+    best = max(float(row["val_elbo"]) for row in history_of(output))
     elbo = model.evaluate(held, batch_size=128, verbose=0, return_dict=True)["elbo"]
-    assert elbo == pytest.approx(after, rel=1e-5)
+    assert elbo == pytest.approx(best, rel=1e-4)
     for name in ("reconstructions", "samples", "curves"):
         assert (output / f"{name}.png").is_file()
 
@@ -274,13 +286,14 @@ def test_both_models_are_kept_and_the_better_one_is_named(
     rates = ("--old-learning-rate", old_rate, "--learning-rate", rate)
     numbers = fine_tune(*settings, *rates, "--epochs", 1, "--batch-size", 4, "--seed", 1)
     assert f"The better model is {output / better}: " in capsys.readouterr().out
-    held = folders.stream(folder, (8, 6, 1), output, seed=1)[1]
-    elbos = {}
+    _, held, test, _ = folders.stream(folder, (8, 6, 1), output, seed=1)
+    elbos, reported = {}, {}
     for name in ("model.keras", "scratch/model.keras"):
         model = load_model(output / name)
         elbos[name] = model.evaluate(held, batch_size=128, verbose=0, return_dict=True)["elbo"]
-    assert elbos["model.keras"] == pytest.approx(numbers["elbo_after"]["value"], rel=1e-5)
-    assert elbos["scratch/model.keras"] == pytest.approx(numbers["elbo_scratch"]["value"], rel=1e-5)
+        reported[name] = measure(model, test, num_samples=0)["elbo"]["value"]
+    written = [numbers[f"elbo_{which}"]["value"] for which in ("after", "scratch")]
+    assert list(reported.values()) == pytest.approx(written, rel=1e-5)
     assert numbers["better"]["value"] == max(elbos, key=elbos.get) == better
     assert json.loads((output / "numbers.json").read_text()) == numbers
 

@@ -231,10 +231,10 @@ def _pixels(image):
 
 
 def stream(folder, image_shape, output, seed=0, progress=None):
-    """All images of a folder in one shape, as two arrays that lie on disk, see `mapped`.
+    """All images of a folder in one shape, as three arrays that lie on disk, see `mapped`.
 
-    Every tenth run of neighbours (by name; the frames of a film are alike) is held out for
-    validation.
+    Of ten runs of neighbours (by name; the frames of a film are alike) one is held out for
+    validation and one for the test.
 
     Args:
         folder: path.
@@ -244,7 +244,7 @@ def stream(folder, image_shape, output, seed=0, progress=None):
         progress: see `mapped`.
 
     Returns:
-        train, validation: uint8 (n, *image_shape), memory-mapped; skipped: dict, name -> why.
+        train, validation, test: uint8 (n, *image_shape), memory-mapped; skipped: dict, name -> why.
 
     Raises:
         ValueError: if there is no such folder, or fewer than 20 readable images in it.
@@ -255,8 +255,10 @@ def stream(folder, image_shape, output, seed=0, progress=None):
     paths, skipped = walk(folder)
     runs = min(50, len(paths))
     run_of = np.arange(len(paths)) * runs // max(1, len(paths))
-    held = np.isin(run_of, np.random.default_rng(seed).permutation(runs)[: max(1, runs // 10)])
-    order = [paths[i] for i in np.argsort(held, kind="stable")]
+    tenth = max(1, runs // 10)
+    rank = np.random.default_rng(seed).permutation(runs)
+    part = np.isin(run_of, rank[:tenth]) + 2 * np.isin(run_of, rank[tenth : 2 * tenth])
+    order = [paths[i] for i in np.argsort(part, kind="stable")]
     images, kept, broken = mapped(order, image_shape, output, progress)
     skipped |= {str(pathlib.Path(name).relative_to(folder)): why for name, why in broken.items()}
     if len(images) < FEWEST:
@@ -264,8 +266,8 @@ def stream(folder, image_shape, output, seed=0, progress=None):
         raise ValueError(
             f"{folder} has {len(images)} readable images, {FEWEST} are needed at least{reasons}"
         )
-    n = sum(place < len(paths) - held.sum() for place in kept)
-    return images[:n], images[n:], skipped
+    ends = np.searchsorted(kept, np.cumsum(np.bincount(part, minlength=3))[:2])
+    return *np.split(images, ends), skipped
 
 
 def mapped(paths, image_shape, output, progress=None):
