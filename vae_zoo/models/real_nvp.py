@@ -4,8 +4,8 @@ Dinh, Sohl-Dickstein and Bengio, "Density Estimation Using Real NVP", ICLR 2017,
 Kingma and Dhariwal, "Glow", NeurIPS 2018, arXiv:1807.03039 (actnorm, invertible linear maps).
 As a prior of a VAE: Xu et al., "On the Necessity and Effectiveness of Learning the Prior of
 Variational Auto-Encoder", 2019, arXiv:1905.13452.
-Differs from the papers: one scale; a fixed rotation in place of Glow's permutation, and the scale of
-the actnorm, which comes after it, in place of its diagonal; log-scales lie in (-2, 2).
+Differs from the papers: one scale; a fixed rotation in place of Glow's permutation, and the scale
+of the actnorm, which comes after it, in place of its diagonal; log-scales lie in (-2, 2).
 """
 
 import math
