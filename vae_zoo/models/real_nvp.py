@@ -171,7 +171,7 @@ class RealNVP(Density):
         examples x (n, *shape), some thousands say: before the first step (Glow, section 3.1)."""
         self.check_data(x)
         x = self.prepare(x)
-        self.log_scales.assign(ops.zeros_like(self.log_scales))
+        self.log_scales.assign(ops.zeros(self.log_scales.shape))
         for k in range(self.couplings):
             h = ops.matmul(x, self._maps()[k])
             flat = ops.reshape(h, (-1, self.shape[-1]))
