@@ -19,6 +19,7 @@ def conv_vae(
     blocks=0,
     activation="relu",
     prior_kind="normal",
+    prior_components=100,
     prior_couplings=8,
     prior_units=64,
     likelihood="bernoulli",
@@ -49,8 +50,9 @@ def conv_vae(
         units: width of the dense layers beside a flat latent
         blocks: residual blocks after each halving
         activation: of the layers, any of Keras, or gated
-        prior_kind: normal; flow, a RealNVP trained jointly; mixture of Gaussians, fitted to the
-            trained model
+        prior_kind: normal; vamp, a VampPrior, or flow, a RealNVP, trained jointly; mixture of
+            Gaussians, fitted to the trained model
+        prior_components: pseudo-inputs of the VampPrior
         prior_couplings: steps of the flow
         prior_units: width of the networks of the flow
         likelihood: bernoulli (black and white), gaussian, laplace or discretized_logistic (8 bits)
@@ -81,6 +83,8 @@ def conv_vae(
 
     grid = networks.grid_shape(images.shape[1:], filters) if latent_grid else ()
     latent_shape = (*grid, latent_dim)
+    of_prior = prior_components, prior_couplings, prior_units, seed
+    prior = runs.prior(prior_kind, latent_shape, images, *of_prior)
     model = ConvVAE(
         shape=images.shape[1:],
         latent_dim=latent_dim,
@@ -89,7 +93,7 @@ def conv_vae(
         units=units,
         blocks=blocks,
         activation=activation,
-        prior=runs.prior(prior_kind, latent_shape, prior_couplings, prior_units, seed),
+        prior=prior,
         likelihood=likelihood,
         beta=schedules.warm_up(warmup_epochs * steps_per_epoch, beta),
         free_bits=free_bits,

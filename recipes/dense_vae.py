@@ -17,6 +17,7 @@ def dense_vae(
     hidden=(300, 300),
     activation="gated",
     prior_kind="normal",
+    prior_components=100,
     prior_couplings=8,
     prior_units=64,
     likelihood="bernoulli",
@@ -44,8 +45,9 @@ def dense_vae(
         latent_dim: size of z; 2 also draws the decoded plane
         hidden: widths of the encoder's hidden layers, mirrored in the decoder
         activation: of the layers, any of Keras, or gated
-        prior_kind: normal; flow, a RealNVP trained jointly; mixture of Gaussians, fitted to the
-            trained model
+        prior_kind: normal; vamp, a VampPrior, or flow, a RealNVP, trained jointly; mixture of
+            Gaussians, fitted to the trained model
+        prior_components: pseudo-inputs of the VampPrior
         prior_couplings: steps of the flow
         prior_units: width of the networks of the flow
         likelihood: bernoulli (black and white), gaussian, laplace or discretized_logistic (8 bits)
@@ -74,12 +76,14 @@ def dense_vae(
     images = train[0]
     steps_per_epoch = -(-len(images) // batch_size)
 
+    of_prior = prior_components, prior_couplings, prior_units, seed
+    prior = runs.prior(prior_kind, (latent_dim,), images, *of_prior)
     model = DenseVAE(
         shape=images.shape[1:],
         latent_dim=latent_dim,
         hidden=hidden,
         activation=activation,
-        prior=runs.prior(prior_kind, (latent_dim,), prior_couplings, prior_units, seed),
+        prior=prior,
         likelihood=likelihood,
         beta=schedules.warm_up(warmup_epochs * steps_per_epoch, beta),
         free_bits=free_bits,

@@ -25,7 +25,7 @@ from vae_zoo import (
 )
 from vae_zoo.domains import Symbols
 from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
-from vae_zoo.priors import GaussianMixture
+from vae_zoo.priors import GaussianMixture, VampPrior
 
 # One small shape for nearly all of them: JAX compiles each operation once a shape. Two halvings
 # give 2×2, so convolutional decoders have two columns to crop.
@@ -124,6 +124,7 @@ FAMILIES = {
     "dense_num_samples": Family(dense(num_samples=3, likelihood="gaussian")),
     "dense_mixture_prior": Family(dense(prior=mixture)),
     "dense_flow_prior": Family(dense(prior=lambda: flow(seed=1), num_samples=2)),
+    "dense_vamp_prior": Family(dense(prior=lambda: VampPrior(SHAPE, 3))),
     "conv_flat": Family(conv(activation="gated")),
     "conv_grid": Family(conv(latent_grid=True, blocks=1)),
     "ladder_dense": Family(ladder(balance=True, beta=lambda: schedules.Sigmoid(2, 1.0, beta=0.9))),

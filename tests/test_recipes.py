@@ -20,9 +20,10 @@ RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 PRIOR = ["--prior", "--prior-epochs", "2", "--prior-filters", "4", "--prior-blocks", "1"]
 VQ = ["--codes", "8", "--code-dim", "4", "--blocks", "0", *PRIOR]
 FLOW = ["--prior-couplings", "2", "--prior-units", "4", "--averaged-epochs", "0.5"]
+VAMP = ["--prior-components", "3"]
 TINY = {
     "autoencoder": ["--hidden", "16"],
-    "dense_vae": ["--hidden", "16", "--latent-dim", "2", "--prior-kind", "mixture"],
+    "dense_vae": ["--hidden", "16", "--latent-dim", "2", "--prior-kind", "vamp", *VAMP],
     "conv_vae": ["--filters", "4,4", "--units", "16", "--prior-kind", "flow", *FLOW],
     "hierarchical_vae": ["--latents", "3,2", "--widths", "16,8"],
     "vq_vae": ["--filters", "4,4", *VQ],

@@ -78,19 +78,26 @@ def averages(epochs, steps_per_epoch):
     return {"use_ema": epochs > 0, "ema_momentum": 1 - 1 / (1 + epochs * steps_per_epoch)}
 
 
-def prior(kind, latent_shape, couplings=8, units=64, seed=None):
+def prior(kind, latent_shape, images, components=100, couplings=8, units=64, seed=None):
     """A prior to train a model with, None for N(0, I).
 
     Args:
-        kind: "normal"; "flow", a `RealNVP`; "mixture", which is fitted to the trained model (see
-            `fitted_prior`), so that the prior it is trained with is N(0, I).
+        kind: "normal"; "vamp", a `VampPrior` that starts from training images; "flow", a `RealNVP`;
+            "mixture", which is fitted to the trained model (see `fitted_prior`), so that the prior
+            it is trained with is N(0, I).
         latent_shape: tuple, of one example's latents.
+        images: those of the training split.
+        components: int, pseudo-inputs of the VampPrior.
         couplings, units, seed: of the flow.
     """
     if kind == "flow":
         return RealNVP(latent_shape, couplings, units, seed=seed)
+    if kind == "vamp":
+        vamp = priors.VampPrior(images.shape[1:], components)
+        vamp.start(images, seed or 0)
+        return vamp
     if kind not in ("normal", "mixture"):
-        raise ValueError(f"`prior_kind` must be normal, mixture or flow. Received: {kind}")
+        raise ValueError(f"`prior_kind` must be normal, mixture, vamp or flow. Received: {kind}")
     return None
 
 
