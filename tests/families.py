@@ -161,5 +161,8 @@ FAMILIES = {
     ),
     "real_nvp": Family(functools.partial(flow, (3,), blocks=1), x=rows(3), noisy=False),
     "real_nvp_grid": Family(functools.partial(flow, (2, 3, 2)), x=rows(2, 3, 2), noisy=False),
+    "real_nvp_pixels": Family(
+        functools.partial(flow, COLOUR, pixels=True, squeezes=1), x=images(8, COLOUR)
+    ),
     "conv_colour": Family(conv(COLOUR, likelihood="discretized_logistic"), x=images(8, COLOUR)),
 }

@@ -117,6 +117,30 @@ def test_samples_follow_the_density(of_moons):
     assert np.abs(counts / 20_000 - expected).sum() < 0.17
 
 
+def test_pixels_are_dequantised_and_their_levels_add_up_to_one():
+    """Over all pairs of levels of two pixels: the mean of p(x + u) over u in [0, 1)."""
+    model = flow((1, 2, 1), couplings=2, pixels=True, spread=0.2)
+    fine = (np.arange(512, dtype="float32") + 0.5) / 512  # two points a level
+    grid = np.stack(np.meshgrid(fine, fine), axis=-1).reshape(-1, 1, 2, 1)
+    log_prob = array(model.log_prob(grid))
+    assert np.exp(np.float64(log_prob)).mean() * 256**2 == pytest.approx(1, abs=1e-3)
+    x = model.sample(50, seed=1)
+    np.testing.assert_allclose(x * 255, np.round(x * 255), atol=1e-4)
+    noisy = array(model.prepare((x * 255).astype("uint8"))) * 256
+    np.testing.assert_array_equal(np.floor(noisy), np.round(x * 255))
+    assert np.ptp(noisy - np.floor(noisy)) > 0.5
+
+
+def test_squeezing_puts_four_places_into_one_and_back():
+    model = flow((4, 4, 1), couplings=1, squeezes=1)
+    x = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
+    inner = array(model._entered(x)[0])
+    assert inner.shape == (1, 2, 2, 4)
+    np.testing.assert_array_equal(inner[0, 0, 1], [2, 3, 6, 7])
+    z = model.predict(x, verbose=0)
+    np.testing.assert_allclose(model.run("generated", model.generated, z), x, atol=1e-4)
+
+
 def test_norms_start_where_the_data_are():
     x = np.float32([[4.0, -2.0, 0.5]]) + np.float32([[0.1, 30.0, 2.0]]) * normals(500, 3)
     model = RealNVP((3,), couplings=3, units=8, seed=0)
@@ -196,6 +220,7 @@ def test_wrong_settings_are_named():
         r"shape=\(2, 3\)": {"shape": (2, 3)},
         "blocks=-1": {"blocks": -1},
         "units=True": {"units": True},
+        "squeezes=1": {"shape": (3, 4, 1), "squeezes": 1},
     }.items():
         with pytest.raises(ValueError, match=message):
             RealNVP(**settings)

@@ -21,6 +21,8 @@ from vae_zoo.parts.layers import ResidualCell, check_sizes
 from vae_zoo.parts.networks import check_shape
 
 LARGEST_LOG_SCALE = 2.0  # of one coupling: no step can overflow, or lose its inverse to rounding
+ALPHA = 1e-6  # keeps pixels from the infinite ends of the logit (section 4.1; 0.05 there, by which
+# a part of the density lies outside of [0, 1])
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -44,9 +46,15 @@ class RealNVP(Density):
         units: int, width of the networks of s and t.
         blocks: int, residual cells of each network between its first layer and its last.
         activation: a Keras activation.
+        pixels: bool, examples are images of 256 levels: uniform noise makes a density on [0, 1] of
+            them, which the chain sees through a logit (section 4.1). -nll is then a lower bound on
+            the log-probability of the levels (Theis et al. 2016, arXiv:1511.01844, section 3.1).
+        squeezes: int, how often the chain sees 2×2 places as one of four times the channels
+            (section 3.6).
         seed, skip_threshold: see `Trainable`.
 
-    Input: numbers (batch, *shape). Output: f(x), float32 of the same shape, N(0, I) in the ideal.
+    Input: numbers (batch, *shape), or images, uint8 in 0..255 or float in [0, 1].
+    Output: f(x), float32 of the same size, N(0, I) in the ideal.
     Logs: nll, exact (nats per example).
 
     It plays the role of a prior: `log_prob` and `sample` are those of `priors.py`.
@@ -66,6 +74,8 @@ class RealNVP(Density):
         units=64,
         blocks=0,
         activation="silu",
+        pixels=False,
+        squeezes=0,
         *,
         seed=None,
         skip_threshold=None,
@@ -79,8 +89,14 @@ class RealNVP(Density):
                 "`blocks` must be >= 0, and `shape` (size,) or (rows, columns, channels). "
                 f"Received: blocks={blocks}, shape={shape}"
             )
+        *places, channels = shape
+        if squeezes and (len(shape) != 3 or any(size % 2**squeezes for size in places)):
+            raise ValueError(
+                "`squeezes` needs grids whose rows and columns can be halved so often. "
+                f"Received: squeezes={squeezes}, shape={shape}"
+            )
         super().__init__(
-            domains.Arrays(shape),
+            domains.Images(shape) if pixels else domains.Arrays(shape),
             seed=seed,
             skip_threshold=skip_threshold,
             dtype=dtype,
@@ -88,9 +104,12 @@ class RealNVP(Density):
         )
         self.shape, self.couplings, self.units = shape, couplings, units
         self.blocks, self.activation = blocks, activation
+        self.pixels, self.squeezes = pixels, squeezes
 
-        *places, channels = shape
-        self.places, self.masks = math.prod(places), [_mask(shape, k) for k in range(couplings)]
+        self.inner_shape = (*(size >> squeezes for size in places), channels << 2 * squeezes)
+        *places, channels = self.inner_shape
+        self.places = math.prod(places)
+        self.masks = [_mask(self.inner_shape, k) for k in range(couplings)]
         zeros = {"initializer": "zeros", "dtype": "float32"}
         square, row = (couplings, channels, channels), (couplings, channels)
         # L is below the diagonal and U above it: one matrix holds both.
@@ -103,22 +122,23 @@ class RealNVP(Density):
         self.networks = [self._network(k) for k in range(couplings)]
 
     def _network(self, k):
-        """s and t of one coupling: (batch, *shape) -> (batch, *shape[:-1], 2 channels), 0 at the
-        start, so that a new chain is linear."""
+        """s and t of one coupling: (batch, …, channels) -> (batch, …, 2 channels), 0 at the start,
+        so that a new chain is linear."""
         how = {"activation": self.activation, "dtype": self.dtype_policy}
-        x = inputs = keras.Input(self.shape)
+        x = inputs = keras.Input(self.inner_shape)
         x = layers.Dense(self.units, dtype=self.dtype_policy)(x)
         for _ in range(self.blocks):
             x = ResidualCell(self.units, self.units, self.couplings**-0.5, **how)(x)
         last = {"scale": 0.0, "residual": False, "output_dtype": "float32"}
-        x = ResidualCell(2 * self.shape[-1], self.units, **last, **how)(x)
+        x = ResidualCell(2 * self.inner_shape[-1], self.units, **last, **how)(x)
         return keras.Model(inputs, x, name=f"coupling_{k}")
 
     # === The chain ===
 
     def normalised(self, x):
-        """f(x) (batch, *shape) and log |det df/dx| (batch,) of x float32 (batch, *shape)."""
-        log_det = self.places * ops.sum(self.log_scales)
+        """f(x) (batch, *inner_shape) and log |det df/dx| (batch,) of x float32 (batch, *shape)."""
+        x, log_det = self._entered(x)
+        log_det = log_det + self.places * ops.sum(self.log_scales)
         for k, (matrix, bias) in enumerate(self._each(self._maps())):
             x = ops.matmul(x, matrix) + bias
             log_scale, shift = self._coupling(k, x)
@@ -126,13 +146,41 @@ class RealNVP(Density):
             log_det = log_det + summed(log_scale)  # eq. 6
         return x, log_det
 
-    def generated(self, z):
-        """The inverse: x (batch, *shape) of z = f(x)."""
+    def steps(self, z):
+        """z (batch, *inner_shape), and what it becomes on its way back, step by step, as a list:
+        the last is what `generated` makes x of."""
+        steps = [z]
         for k, (matrix, bias) in reversed(list(enumerate(self._each(self._inverse_maps())))):
             log_scale, shift = self._coupling(k, z)
             z = (z - shift) * ops.exp(-log_scale)  # eq. 8
             z = ops.matmul(z - bias, matrix)
-        return z
+            steps.append(z)
+        return steps
+
+    def generated(self, z):
+        """The inverse: x (batch, *shape) of z = f(x)."""
+        x = self.steps(z)[-1]
+        factor, (rows, columns, channels) = 2**self.squeezes, (1, 1, *self.shape)[-3:]
+        if self.squeezes:
+            parts = (-1, rows // factor, columns // factor, factor, factor, channels)
+            x = ops.transpose(ops.reshape(x, parts), (0, 1, 3, 2, 4, 5))
+            x = ops.reshape(x, (-1, *self.shape))
+        return (ops.sigmoid(x) - ALPHA) / (1.0 - 2.0 * ALPHA) if self.pixels else x
+
+    def _entered(self, x):
+        """x as the chain sees it (batch, *inner_shape), and the log-determinant of what was done:
+        logit(alpha + (1 - 2 alpha) x) of pixels, and nothing but another order of numbers."""
+        log_det = 0.0
+        if self.pixels:
+            x = ALPHA + (1.0 - 2.0 * ALPHA) * x
+            slope = math.log(1.0 - 2.0 * ALPHA) - ops.log(x) - ops.log(1.0 - x)
+            x, log_det = ops.log(x) - ops.log(1.0 - x), summed(slope)
+        if self.squeezes:
+            factor, (rows, columns, channels) = 2**self.squeezes, self.shape
+            parts = (-1, rows // factor, factor, columns // factor, factor, channels)
+            x = ops.transpose(ops.reshape(x, parts), (0, 1, 3, 2, 4, 5))
+            x = ops.reshape(x, (-1, *self.inner_shape))
+        return x, log_det
 
     def _coupling(self, k, x):
         """log-scale and shift of each number, 0 of those that the network sees."""
@@ -147,7 +195,7 @@ class RealNVP(Density):
 
     def _factors(self):
         """L and U, each (couplings, channels, channels)."""
-        triangles, one = ops.convert_to_tensor(self.triangles), ops.eye(self.shape[-1])
+        triangles, one = ops.convert_to_tensor(self.triangles), ops.eye(self.inner_shape[-1])
         return ops.tril(triangles, -1) + one, ops.triu(triangles, 1) + one
 
     def _maps(self):
@@ -159,7 +207,7 @@ class RealNVP(Density):
     def _inverse_maps(self):
         """W^-1 = diag(exp(-a)) U^-1 L^-1 Q^T of all steps."""
         lower, upper = self._factors()
-        one = ops.broadcast_to(ops.eye(self.shape[-1]), lower.shape)
+        one = ops.broadcast_to(ops.eye(lower.shape[-1]), lower.shape)
         inverse = ops.matmul(
             ops.solve_triangular(upper, one), ops.solve_triangular(lower, one, lower=True)
         )
@@ -170,11 +218,11 @@ class RealNVP(Density):
         """Sets each actnorm so that what leaves it has mean 0 and variance 1 in each channel, of
         examples x (n, *shape), some thousands say: before the first step (Glow, section 3.1)."""
         self.check_data(x)
-        x = self.prepare(x)
+        x, _ = self._entered(self.prepare(x))
         self.log_scales.assign(ops.zeros(self.log_scales.shape))
         for k in range(self.couplings):
             h = ops.matmul(x, self._maps()[k])
-            flat = ops.reshape(h, (-1, self.shape[-1]))
+            flat = ops.reshape(h, (-1, h.shape[-1]))
             log_scale = -ops.log(ops.std(flat, axis=0) + 1e-6)
             h, bias = h * ops.exp(log_scale), -ops.mean(flat, axis=0) * ops.exp(log_scale)
             for variable, row in ((self.log_scales, log_scale), (self.biases, bias)):
@@ -186,6 +234,14 @@ class RealNVP(Density):
 
     # === The density ===
 
+    def prepare(self, x):
+        """Numbers as the density takes them: pixels in [0, 1), with uniform noise in the width of
+        their level."""
+        x = self.domain.tensor(x)
+        if self.pixels:
+            x = (255.0 * x + self.draw(ops.shape(x), "uniform")) / 256.0
+        return x
+
     def call(self, x):
         return self.normalised(self.domain.tensor(x))[0]
 
@@ -195,14 +251,21 @@ class RealNVP(Density):
         lead = tuple(ops.shape(x)[: len(x.shape) - len(self.shape)])
         z, log_det = self.normalised(ops.reshape(x, (-1, *self.shape)))
         normal = summed(distributions.gaussian_log_prob(z, 0.0, 0.0))
-        return ops.reshape(normal + log_det, lead)  # eq. 3
+        levels = math.log(256.0) * math.prod(self.shape) if self.pixels else 0.0
+        return ops.reshape(normal + log_det - levels, lead)  # eq. 3
 
     def sample(self, n, y=None, seed=None, batch_size=1024):
-        """n examples, NumPy float32 (n, *shape); `seed` is an int, a `SeedGenerator` or None."""
+        """n examples, NumPy float32 (n, *shape), pixels k / 255; `seed` is an int, a
+        `SeedGenerator` or None."""
         self.check_labels(y)
-        z = keras.random.normal((n, *self.shape), seed=noise_source(seed))
+        z = keras.random.normal((n, *self.inner_shape), seed=noise_source(seed))
         z = ops.convert_to_numpy(z)
-        return self.run("generated", self.generated, z, batch_size=batch_size) if n else z
+        if n == 0:
+            return z.reshape(0, *self.shape)
+        x = self.run("generated", self.generated, z, batch_size=batch_size)
+        if self.pixels:
+            x = np.clip(np.floor(256.0 * x), 0, 255).astype("float32") / 255.0
+        return x
 
 
 def _mask(shape, k):
