@@ -5,7 +5,7 @@ Kingma and Welling 2014, arXiv:1312.6114.
 
 import keras
 
-from vae_zoo import ConvVAE, cli, likelihoods, runs, schedules
+from vae_zoo import ConvVAE, cli, likelihoods, networks, runs, schedules
 
 
 def conv_vae(
@@ -18,6 +18,11 @@ def conv_vae(
     filters=(32, 64),
     units=256,
     blocks=0,
+    activation="relu",
+    prior_kind="normal",
+    prior_components=100,
+    prior_couplings=8,
+    prior_units=64,
     likelihood="bernoulli",
     static=False,
     beta=1.0,
@@ -25,6 +30,7 @@ def conv_vae(
     free_bits=0.0,
     learning_rate=1e-3,
     schedule="cosine",
+    averaged_epochs=0.0,
     patience=50,
     importance_samples=100,
     precision="float32",
@@ -47,6 +53,12 @@ def conv_vae(
         filters: channels after each halving of the image, mirrored in the decoder
         units: width of the dense layers beside a flat latent
         blocks: residual blocks after each halving
+        activation: of the layers, any of Keras, or gated
+        prior_kind: normal; vamp, a VampPrior, or flow, a RealNVP, trained jointly; mixture of
+            Gaussians, fitted to the trained model
+        prior_components: pseudo-inputs of the VampPrior
+        prior_couplings: steps of the flow
+        prior_units: width of the networks of the flow
         likelihood: bernoulli (black and white), gaussian, laplace or discretized_logistic (8 bits)
         static: draw the bits of the training images once instead of at every step (bernoulli)
         beta: weight of the KL while training; above 1 a beta-VAE
@@ -54,6 +66,8 @@ def conv_vae(
         free_bits: nats of each latent that cost nothing while training
         learning_rate: of Adam, at the start
         schedule: of the learning rate: cosine, linear, exponential (to a hundredth) or constant
+        averaged_epochs: that the averaged weights reach back, which are validated and kept; 0 keeps
+            no averages
         patience: epochs without a better validation ELBO before it stops
         importance_samples: k of the importance-weighted test NLL
         precision: float32, mixed_bfloat16 or mixed_float16
@@ -73,6 +87,10 @@ def conv_vae(
     images = train[0]
     steps_per_epoch = -(-len(images) // batch_size)
 
+    grid = networks.grid_shape(images.shape[1:], filters) if latent_grid else ()
+    latent_shape = (*grid, latent_dim)
+    of_prior = prior_components, prior_couplings, prior_units, seed
+    prior = runs.prior(prior_kind, latent_shape, images, *of_prior)
     model = ConvVAE(
         shape=images.shape[1:],
         latent_dim=latent_dim,
@@ -80,15 +98,19 @@ def conv_vae(
         filters=filters,
         units=units,
         blocks=blocks,
+        activation=activation,
+        prior=prior,
         likelihood=likelihood,
         beta=schedules.warm_up(warmup_epochs * steps_per_epoch, beta),
         free_bits=free_bits,
         seed=seed,
     )
     rate = runs.scheduled(learning_rate, schedule, epochs, len(images), batch_size)
-    model.compile(keras.optimizers.Adam(rate))
+    averages = runs.averages(averaged_epochs, steps_per_epoch)
+    model.compile(keras.optimizers.Adam(rate, **averages))
 
     history = runs.fit(model, train, validation, **settings)
+    model = runs.fitted_prior(model, prior_kind, train, seed)
     return runs.report(model, train, test, history, settings, importance_samples)
 
 

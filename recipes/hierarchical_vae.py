@@ -107,8 +107,7 @@ def hierarchical_vae(
         seed=seed,
     )
     rate = runs.scheduled(learning_rate, schedule, epochs, len(images), batch_size)
-    momentum = 1 - 1 / (1 + averaged_epochs * steps_per_epoch)
-    averages = {"use_ema": averaged_epochs > 0, "ema_momentum": momentum}
+    averages = runs.averages(averaged_epochs, steps_per_epoch)
     model.compile(keras.optimizers.Adam(rate, **averages))
 
     history = runs.fit(model, train, validation, **settings)

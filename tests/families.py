@@ -4,6 +4,7 @@ A new family, or a variant that takes another path through the code, is one entr
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
@@ -19,11 +20,12 @@ from vae_zoo import (
     DenseVAE,
     HierarchicalVAE,
     PixelCNN,
+    RealNVP,
     schedules,
 )
 from vae_zoo.domains import Symbols
 from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
-from vae_zoo.priors import GaussianMixture
+from vae_zoo.priors import GaussianMixture, VampPrior
 
 # One small shape for nearly all of them: JAX compiles each operation once a shape. Two halvings
 # give 2×2, so convolutional decoders have two columns to crop.
@@ -98,6 +100,14 @@ def mixture():
     return prior
 
 
+def flow(shape=(2,), **kwargs):
+    return RealNVP(shape, couplings=2, units=4, **kwargs)
+
+
+def rows(*shape):
+    return np.random.default_rng(0).normal(1.0, 2.0, (8, *shape)).astype("float32")
+
+
 FAMILIES = {
     "autoencoder_dense": Family(
         lambda **kwargs: Autoencoder(SHAPE, latent_dim=2, hidden=(5,), **kwargs)
@@ -114,6 +124,8 @@ FAMILIES = {
     "dense_free_bits": Family(dense(free_bits=0.4, beta=0.5)),
     "dense_num_samples": Family(dense(num_samples=3, likelihood="gaussian")),
     "dense_mixture_prior": Family(dense(prior=mixture)),
+    "dense_flow_prior": Family(dense(prior=lambda: flow(seed=1), num_samples=2)),
+    "dense_vamp_prior": Family(dense(prior=lambda: VampPrior(SHAPE, 3))),
     "conv_flat": Family(conv(activation="gated")),
     "conv_grid": Family(conv(latent_grid=True, blocks=1)),
     "ladder_dense": Family(ladder(balance=True, beta=lambda: schedules.Sigmoid(2, 1.0, beta=0.9))),
@@ -147,6 +159,11 @@ FAMILIES = {
         ),
         x=np.random.default_rng(0).integers(0, 3, (8, 4, 2)).astype("int32"),
         y=np.random.default_rng(1).integers(0, 3, (8, 2, 1)).astype("int32"),
+    ),
+    "real_nvp": Family(functools.partial(flow, (3,), blocks=1), x=rows(3), noisy=False),
+    "real_nvp_grid": Family(functools.partial(flow, (2, 3, 2)), x=rows(2, 3, 2), noisy=False),
+    "real_nvp_pixels": Family(
+        functools.partial(flow, COLOUR, pixels=True, squeezes=1), x=images(8, COLOUR)
     ),
     "conv_colour": Family(conv(COLOUR, likelihood="discretized_logistic"), x=images(8, COLOUR)),
 }

@@ -68,6 +68,9 @@ MODELS = {
     "guarded_vae": lambda: vae_zoo.DenseVAE(  # norms are 11.4 at first, then below 11
         SHAPE, 3, (16,), likelihood=Gaussian("optimal"), skip_threshold=11.2, seed=5
     ),
+    "flow_vae": lambda: vae_zoo.DenseVAE(
+        SHAPE, 3, (16,), "gated", prior=vae_zoo.RealNVP((3,), 2, 8, seed=5), seed=5
+    ),
     "hierarchical_vae": lambda: vae_zoo.HierarchicalVAE(
         SHAPE,
         latents=(4, 2),
@@ -83,6 +86,7 @@ MODELS = {
 }
 CASES = {  # name: (model, epochs of three steps, settings of the optimizer, precision)
     "dense_vae": ("dense_vae", 17, {}, "float32"),
+    "flow_vae": ("flow_vae", 4, {}, "float32"),
     "hierarchical_vae": ("hierarchical_vae", 17, {}, "float32"),
     "vq_vae": ("vq_vae", 4, {}, "float32"),
     "weights": ("dense_vae", 3, {"global_clipnorm": 0.5, "use_ema": True}, "float32"),

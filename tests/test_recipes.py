@@ -21,10 +21,12 @@ from vae_zoo.lab.pictures import NAMES
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 PRIOR = ["--prior", "--prior-epochs", "2", "--prior-filters", "4", "--prior-blocks", "1"]
 VQ = ["--codes", "8", "--code-dim", "4", "--blocks", "0", *PRIOR]
+FLOW = ["--prior-couplings", "2", "--prior-units", "4", "--averaged-epochs", "0.5"]
+VAMP = ["--prior-components", "3"]
 TINY = {
     "autoencoder": ["--hidden", "16"],
-    "dense_vae": ["--hidden", "16", "--latent-dim", "2"],
-    "conv_vae": ["--filters", "4,4", "--units", "16"],
+    "dense_vae": ["--hidden", "16", "--latent-dim", "2", "--prior-kind", "vamp", *VAMP],
+    "conv_vae": ["--filters", "4,4", "--units", "16", "--prior-kind", "flow", *FLOW],
     "hierarchical_vae": ["--latents", "3,2", "--widths", "16,8"],
     "vq_vae": ["--filters", "4,4", *VQ],
     "vq_vae_2": ["--filters", "4", *VQ],
@@ -281,6 +283,7 @@ def test_classify_learns_from_few_labels(tmp_path, capsys):
         (["--likelihood", "bernouli"], "bernoulli"),
         (["--beta", "-1"], "beta"),
         (["--latent-dim", "0"], "latent_dim"),
+        (["--prior-kind", "flows"], "prior_kind"),
     ],
 )
 def test_mistakes_end_in_one_line(arguments, word, tmp_path, capsys):

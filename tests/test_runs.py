@@ -15,11 +15,15 @@ def splits():
     return [(data.load("digits", split)[0][:100, ::4, ::4], None) for split in data.SPLITS[:2]]
 
 
-def model(variance="optimal", optimizer=None):
+IMAGES = data.load("digits")[0][:100, ::4, ::4]
+
+
+def model(variance="optimal", optimizer=None, prior="normal"):
     keras.utils.set_random_seed(5)
+    prior = runs.prior(prior, (2,), IMAGES, components=3, couplings=2, units=4, seed=5)
     beta = schedules.warm_up(6, 1.0)
     likelihood = likelihoods.Gaussian(variance)
-    vae = DenseVAE((7, 7, 1), 2, hidden=(8,), likelihood=likelihood, beta=beta, seed=5)
+    vae = DenseVAE((7, 7, 1), 2, hidden=(8,), likelihood=likelihood, beta=beta, prior=prior, seed=5)
     vae.compile(optimizer or keras.optimizers.Adam(runs.scheduled(1e-2, "cosine", 5, 100, 40)))
     return vae
 
@@ -38,9 +42,9 @@ def averaging():
     return keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9)
 
 
-def interrupted(splits, output, monkeypatch, at_step, optimizer=None):
+def interrupted(splits, output, monkeypatch, at_step, **settings):
     """A run killed in the middle of an epoch."""
-    vae, steps = model(optimizer=optimizer), []
+    vae, steps = model(**settings), []
 
     def killed(*arguments):
         steps.append(1)
@@ -62,14 +66,19 @@ def test_a_warm_up_longer_than_the_training_is_noticed(splits, tmp_path, capsys)
     assert "warm-up" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("at_step, optimizer", [(3, None), (25, None), (25, averaging)])
-def test_resumed_equals_uninterrupted(splits, tmp_path, monkeypatch, at_step, optimizer):
-    new = optimizer or (lambda: None)
-    whole = model(optimizer=new())
+@pytest.mark.parametrize(
+    "at_step, optimizer, prior",
+    [(3, None, "normal"), (25, None, "vamp"), (25, averaging, "flow")],
+)
+def test_resumed_equals_uninterrupted(splits, tmp_path, monkeypatch, at_step, optimizer, prior):
+    def new():
+        return {"optimizer": optimizer and optimizer(), "prior": prior}
+
+    whole = model(**new())
     history = fit(whole, splits, tmp_path / "whole")
-    interrupted(splits, tmp_path / "killed", monkeypatch, at_step, new())
+    interrupted(splits, tmp_path / "killed", monkeypatch, at_step, **new())
     for _ in "interrupted", "finished":  # to resume what is finished changes nothing
-        resumed = model(optimizer=new())
+        resumed = model(**new())
         resumed_history = fit(resumed, splits, tmp_path / "killed", resume=True)
         assert resumed_history == history and len(history["loss"]) == 5
         for a, b in zip(variables(whole), variables(resumed)):

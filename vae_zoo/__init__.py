@@ -22,6 +22,7 @@ from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
+from vae_zoo.models.real_nvp import RealNVP  # noqa: E402
 from vae_zoo.models.vae import VAE  # noqa: E402
 from vae_zoo.models.vq_vae import VQVAE  # noqa: E402
 from vae_zoo.models.vq_vae_2 import VQVAE2  # noqa: E402
@@ -66,6 +67,7 @@ __all__ = [
     "DenseVAE",
     "HierarchicalVAE",
     "PixelCNN",
+    "RealNVP",
     "VAE",
     "VQVAE",
     "VQVAE2",

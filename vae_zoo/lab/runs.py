@@ -23,7 +23,8 @@ from vae_zoo.lab.evaluate import labels_of, measure
 from vae_zoo.lab.measure import spread
 from vae_zoo.lab.pictures import NAMES, pictures
 from vae_zoo.models.kinds import BaseVAE
-from vae_zoo.parts import domains
+from vae_zoo.models.real_nvp import RealNVP
+from vae_zoo.parts import domains, priors
 
 FREE = ("output", "resume", "overwrite", "tensorboard")  # settings that change no number
 
@@ -130,6 +131,56 @@ def scheduled(learning_rate, schedule, epochs, n, batch_size):
     raise ValueError(
         f"`schedule` must be cosine, linear, exponential or constant. Received: {schedule}"
     )
+
+
+def averages(epochs, steps_per_epoch):
+    """What an optimizer of Keras takes to keep averages of the weights, which are then validated
+    and kept; a dict.
+
+    Args:
+        epochs: float, how far they reach back; 0 keeps none.
+        steps_per_epoch: int.
+    """
+    return {"use_ema": epochs > 0, "ema_momentum": 1 - 1 / (1 + epochs * steps_per_epoch)}
+
+
+def prior(kind, latent_shape, images, components=100, couplings=8, units=64, seed=None):
+    """A prior to train a model with, None for N(0, I).
+
+    Args:
+        kind: "normal"; "vamp", a `VampPrior` that starts from training images; "flow", a `RealNVP`;
+            "mixture", which is fitted to the trained model (see `fitted_prior`), so that the prior
+            it is trained with is N(0, I).
+        latent_shape: tuple, of one example's latents.
+        images: those of the training split.
+        components: int, pseudo-inputs of the VampPrior.
+        couplings, units, seed: of the flow.
+    """
+    if kind == "flow":
+        return RealNVP(latent_shape, couplings, units, seed=seed)
+    if kind == "vamp":
+        vamp = priors.VampPrior(images.shape[1:], components)
+        vamp.start(images, seed or 0)
+        return vamp
+    if kind not in ("normal", "mixture"):
+        raise ValueError(f"`prior_kind` must be normal, mixture, vamp or flow. Received: {kind}")
+    return None
+
+
+def fitted_prior(model, kind, train, seed=0):
+    """The trained model, with a mixture of Gaussians as its prior where that is the kind.
+
+    Args:
+        model: trained model.
+        kind: as of `prior`.
+        train: pair (x, y); the mixture is fitted to a draw of the latents of each, 10,000 at most.
+        seed: int.
+    """
+    if kind != "mixture":
+        return model
+    some = spread(len(train[0]))
+    z = model.draws(np.asarray(train[0][some]), seed=seed)
+    return model.with_prior(priors.GaussianMixture.fit(z, seed=seed))
 
 
 def fit(

@@ -75,7 +75,7 @@ class BaseVAE(LatentModel):
         super().__init__(domain, latent_domain, condition, parts, logged=logged, **kwargs)
         self.likelihood = likelihoods.get(likelihood)
         if not isinstance(latent_domain, tuple) or prior is not None:
-            self.prior = priors.get(prior, self.latent_shape)
+            self.prior = priors.get(prior, self.latent_shape, self)
         self.beta, self.free_bits = beta, free_bits
 
     @property

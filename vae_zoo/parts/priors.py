@@ -1,10 +1,12 @@
 """Priors over latents: whatever has `log_prob(z, y=None)` and `sample(n, y=None, seed=None)`.
 
 A prior is a role: the small ones live here, and a `Density` may play it too. One that knows its KL
-from a posterior in closed form says so by `kl(posterior, y=None)`.
+from a posterior in closed form says so by `kl(posterior, y=None)`; one that needs its model has
+`bind(model)`.
 """
 
 import math
+import weakref
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ from keras import layers, ops
 from vae_zoo.engine.noise import noise_source
 from vae_zoo.engine.saving import restore, serialized
 from vae_zoo.parts import distributions
+from vae_zoo.parts.layers import check_sizes
 from vae_zoo.parts.posteriors import DiagonalGaussian
 
 
@@ -182,8 +185,111 @@ class GaussianMixture(layers.Layer):
         return {**super().get_config(), **config}
 
 
-def get(identifier, latent_shape):
-    """A prior from None (the standard normal), its serialised form or itself."""
+@keras.saving.register_keras_serializable("vae_zoo")
+class VampPrior(layers.Layer):
+    """p(z) = 1/K sum_k q(z|u_k): the posterior of K pseudo-inputs u_k, trained with the model.
+
+    Tomczak and Welling 2018, arXiv:1705.07120, eq. 9. Original code: jmtomczak/vae_vampprior (MIT),
+    read, not copied. Differs from it: pseudo-inputs of images are kept in (0, 1) by a sigmoid
+    instead of a clip, which has no gradient outside.
+
+    The prior belongs to the model that it is given to, whose encoder it reads: it holds a weak
+    reference that Keras does not track, so that each is saved once. q must be a diagonal Gaussian.
+
+    Args:
+        shape: tuple, of an example.
+        components: int, K (500 in the paper).
+        unit: bool, examples lie in [0, 1], as images do.
+    """
+
+    def __init__(self, shape, components=500, unit=True, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        check_sizes(shape=shape, components=components)
+        self.shape, self.components, self.unit = tuple(shape), components, unit
+        self.pseudo_inputs = self.add_weight(
+            (components, *self.shape), initializer="random_normal", name="pseudo_inputs"
+        )
+        self.built = True
+
+    def bind(self, model):
+        """Makes q(z|u) that of this model.
+
+        Raises:
+            ValueError: if the model takes labels, or examples of another shape.
+        """
+        if model.condition is not None:
+            raise ValueError(
+                "A VampPrior has no labels for its pseudo-inputs; the model takes some"
+            )
+        if model.domain.shape != self.shape:
+            raise ValueError(
+                f"The pseudo-inputs must have the shape of an example, {model.domain.shape}. "
+                f"Received: shape={self.shape}"
+            )
+        self.__dict__["_model"] = weakref.ref(model)  # not an attribute that Keras would track
+
+    def start(self, x, seed=0):
+        """Puts the pseudo-inputs at examples, drawn from x (n, *shape), before the first step."""
+        rows = np.random.default_rng(seed).choice(len(x), self.components, len(x) < self.components)
+        u = np.asarray(x[np.sort(rows)])
+        u = u / 255.0 if u.dtype == "uint8" else u
+        if self.unit:  # the inverse of the sigmoid, away from its ends
+            u = np.clip(u, 0.02, 0.98)
+            u = np.log(u / (1.0 - u))
+        self.pseudo_inputs.assign(u)
+
+    def mixture(self):
+        """Means and log-variances of the components, each (K, *latent_shape)."""
+        model = self.__dict__.get("_model", lambda: None)()
+        if model is None:
+            raise ValueError("A VampPrior needs its model: pass it to one as `prior`")
+        u = ops.convert_to_tensor(self.pseudo_inputs)
+        q = model.posterior(ops.sigmoid(u) if self.unit else u)
+        if not isinstance(q, DiagonalGaussian):
+            raise ValueError(
+                f"A VampPrior needs a diagonal Gaussian posterior. Received: {type(q).__name__}"
+            )
+        return q.mean, q.log_var
+
+    def log_prob(self, z, y=None):
+        """log p(z) of z (..., *latent_shape): (...), nats. The squares of all differences are two
+        matrix products: (z - m)^2 / v = z^2 / v - 2 z m / v + m^2 / v."""
+        mean, log_var = self.mixture()
+        lead = tuple(ops.shape(z)[: len(z.shape) - len(mean.shape) + 1])
+        mean, log_var, z = (
+            ops.reshape(t, (-1, math.prod(mean.shape[1:]))) for t in (mean, log_var, z)
+        )
+        precision = ops.exp(-log_var)
+        own = ops.sum(distributions.gaussian_log_prob(0.0, mean, log_var), axis=-1)
+        log_probs = ops.matmul(z, ops.transpose(mean * precision)) + own
+        log_probs = log_probs - 0.5 * ops.matmul(ops.square(z), ops.transpose(precision))
+        log_prob = ops.logsumexp(log_probs, axis=-1) - math.log(self.components)
+        return ops.reshape(log_prob, lead)
+
+    def sample(self, n, y=None, seed=None):
+        """n latents (n, *latent_shape), float32; `seed` is an int or a `SeedGenerator`."""
+        seed = noise_source(seed)
+        mean, log_var = self.mixture()
+        which = keras.random.randint((n,), 0, self.components, "int32", seed=seed)
+        mean, log_var = (ops.take(t, which, axis=0) for t in (mean, log_var))
+        return distributions.gaussian_sample(
+            mean, log_var, keras.random.normal(ops.shape(mean), seed=seed)
+        )
+
+    def kl(self, posterior, y=None):
+        """KL of each latent where there is one component, and so a closed form; else None."""
+        if self.components > 1 or not isinstance(posterior, DiagonalGaussian):
+            return None
+        return posterior.kl(*self.mixture())
+
+    def get_config(self):
+        config = {"shape": self.shape, "components": self.components, "unit": self.unit}
+        return {**super().get_config(), **config}
+
+
+def get(identifier, latent_shape, model=None):
+    """A prior from None (the standard normal), its serialised form or itself, bound to its model
+    where it needs one."""
     if identifier is None:
         return StandardNormal(latent_shape)
     if isinstance(identifier, dict):
@@ -194,6 +300,8 @@ def get(identifier, latent_shape):
     if getattr(identifier, "trainable", True) is False:
         for variable in identifier.variables:  # a config freezes a layer, not what it makes later
             variable.trainable = False
+    if callable(getattr(identifier, "bind", None)):
+        identifier.bind(model)
     return identifier
 
 
