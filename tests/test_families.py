@@ -248,7 +248,8 @@ def test_fit_changes_every_weight_and_the_loss_falls(name):
     first = loss()
     history = model.fit(*repeated, batch_size=8, shuffle=False, verbose=0).history
     assert loss() < first - 0.003 * abs(first)
-    assert np.isfinite(history["loss"][0]) and history["skipped"] == [0]
+    assert np.isfinite(history["loss"][0])
+    assert history.get("skipped", [0]) == [0]  # where there are steps that could be skipped
     for variable, old in zip(model.trainable_variables, before):
         assert not np.array_equal(array(variable), old), variable.path
 

@@ -20,6 +20,7 @@ except ModuleNotFoundError as _error:
 from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402
 from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
+from vae_zoo.models.gaussian_mixture import GaussianMixture  # noqa: E402
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
 from vae_zoo.models.vae import VAE  # noqa: E402
@@ -33,7 +34,7 @@ _WINGS = {
     + ("priors", "quantizers", "schedules"),
     "lab": ("evaluate", "export", "metrics", "plots", "runs", "transfer", "tuning"),
     "engine": ("distribute",),
-    "data": ("folders",),
+    "data": ("folders", "patches"),
     "models": ("kinds",),
 }
 _MODULES = {name: f"vae_zoo.{wing}.{name}" for wing, names in _WINGS.items() for name in names}
@@ -64,6 +65,7 @@ __all__ = [
     "Autoencoder",
     "ConvVAE",
     "DenseVAE",
+    "GaussianMixture",
     "HierarchicalVAE",
     "PixelCNN",
     "VAE",
