@@ -99,7 +99,8 @@ class GaussianMixture(Density):
     def coordinates(self, x):
         """float32 (..., size) of tensors (..., *shape): flat, in the basis without the mean where
         that is removed."""
-        flat = ops.reshape(x, (*_known(x.shape[: len(x.shape) - len(self.shape)]), -1))
+        lead = _known(x.shape[: len(x.shape) - len(self.shape)])
+        flat = ops.reshape(x, (*lead, int(np.prod(self.shape))))
         if self.basis is None:
             return flat
         return ops.matmul(flat, ops.convert_to_tensor(self.basis))  # not NumPy's own product
@@ -114,16 +115,14 @@ class GaussianMixture(Density):
 
     def _log_joint(self, c):
         lead, size = _known(c.shape[:-1]), self.size
-        flat = ops.reshape(c, (-1, size))
         factors = ops.triu(ops.convert_to_tensor(self.factors))
-        # One product for all components: (n, size) @ (size, components * size).
-        white = ops.matmul(flat, ops.reshape(ops.transpose(factors, (1, 0, 2)), (size, -1)))
-        white = ops.reshape(white, (-1, self.components, size))
+        shifts = None
         if self.means is not None:
-            white = white - ops.einsum("ki,kij->kj", ops.convert_to_tensor(self.means), factors)
+            shifts = ops.einsum("ki,kij->kj", ops.convert_to_tensor(self.means), factors)
+        distances = em.squared_norms(ops.reshape(c, (-1, size)), factors, shifts)
         diagonal = ops.abs(ops.diagonal(factors, axis1=1, axis2=2))
         constant = ops.sum(ops.log(diagonal), axis=-1) - 0.5 * size * np.log(2 * np.pi)
-        joint = ops.log_softmax(self.logits) + constant - 0.5 * ops.sum(white * white, axis=-1)
+        joint = ops.log_softmax(self.logits) + constant - 0.5 * distances
         return ops.reshape(joint, (*lead, self.components))
 
     def log_prob(self, x, y=None):

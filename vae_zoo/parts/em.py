@@ -1,13 +1,31 @@
-"""Expectation-maximisation of a Gaussian mixture: the start and the M-step, NumPy float64.
+"""Expectation-maximisation of a Gaussian mixture: distances on the device, and, in NumPy float64,
+the start and the M-step.
 
 Bishop, "Pattern Recognition and Machine Learning", 2006, section 9.2.
 """
 
 import numpy as np
+from keras import ops
 from scipy import linalg
 
 STARTS = ("kmeans", "responsibilities")
 LEAST = 1e-30  # share of a component that has no examples, so that its logarithm is finite
+COLUMNS = 512  # of a matrix product whose results are still in the cache when they are squared
+
+
+def squared_norms(x, roots, shifts=None):
+    """|x_n A_k - s_k|^2 of tensors x (n, size), roots A (K, size, rank) and shifts s (K, rank), or
+    None for none: (n, K). Several k are one matrix product."""
+    count, size, rank = roots.shape
+    group, parts = max(1, COLUMNS // rank), []
+    for start in range(0, count, group):
+        own = roots[start : start + group]
+        white = ops.matmul(x, ops.reshape(ops.transpose(own, (1, 0, 2)), (size, -1)))
+        white = ops.reshape(white, (-1, own.shape[0], rank))
+        if shifts is not None:
+            white = white - shifts[start : start + group]
+        parts.append(ops.sum(white * white, axis=-1))
+    return ops.concatenate(parts, axis=-1)
 
 
 def first_labels(x, components, start, seed):
