@@ -62,7 +62,7 @@ def gaussian_mixture(
 
 def _rows(model, seed):
     """Eigenvectors and samples of the components of the largest weights, and what they are."""
-    weights, values, vectors = model.spectra()
+    weights, _, values, vectors = model.spectra()
     rows = []
     for k in np.argsort(-weights)[:SHOWN]:
         axes = model.from_coordinates(vectors[k, :, :5].T)

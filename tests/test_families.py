@@ -458,8 +458,9 @@ ROOMS = {
     "lab": (
         {"__init__"},
         {"metrics", "canvas", "checkpoint", "transfer", "export", "console", "spaces"},
-        {"charts", "callbacks", "measure"},
-        {"plots", "evaluate"},
+        {"operators", "shrinkage"},
+        {"charts", "callbacks", "measure", "restoration"},
+        {"plots", "evaluate", "descent"},
         {"pictures"},
         {"runs"},
         {"tuning"},

@@ -32,7 +32,8 @@ from vae_zoo.zoo import load_model  # noqa: E402
 _WINGS = {
     "parts": ("distributions", "domains", "layers", "likelihoods", "networks", "posteriors")
     + ("priors", "quantizers", "schedules"),
-    "lab": ("evaluate", "export", "metrics", "plots", "runs", "transfer", "tuning"),
+    "lab": ("evaluate", "export", "metrics", "plots", "restoration", "runs")
+    + ("transfer", "tuning"),
     "engine": ("distribute",),
     "data": ("folders", "patches"),
     "models": ("kinds",),

@@ -154,11 +154,11 @@ class GaussianMixture(Density):
         return weights, means, np.triu(factors)
 
     def spectra(self):
-        """Weights (K,), and of the covariances eigenvalues (K, size) from the largest, eigenvectors
-        (K, size, size) of `coordinates`, columns: NumPy float64."""
-        weights, _, factors = self._numpy()
+        """Weights (K,), means (K, size) and, of the covariances, eigenvalues (K, size) from the
+        largest and eigenvectors (K, size, size), columns: NumPy float64, in `coordinates`."""
+        weights, means, factors = self._numpy()
         vectors, roots, _ = np.linalg.svd(factors)
-        return weights, roots[:, ::-1] ** -2.0, vectors[:, :, ::-1]
+        return weights, means, roots[:, ::-1] ** -2.0, vectors[:, :, ::-1]
 
     # === Expectation-maximisation ===
 
