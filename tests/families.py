@@ -18,14 +18,16 @@ from vae_zoo import (
     Autoencoder,
     ConvVAE,
     DenseVAE,
+    GaussianMixture,
     HierarchicalVAE,
     PixelCNN,
     RealNVP,
+    priors,
     schedules,
 )
 from vae_zoo.domains import Symbols
 from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
-from vae_zoo.priors import GaussianMixture, VampPrior
+from vae_zoo.priors import VampPrior
 
 # One small shape for nearly all of them: JAX compiles each operation once a shape. Two halvings
 # give 2×2, so convolutional decoders have two columns to crop.
@@ -93,7 +95,7 @@ def vq(cls=VQVAE, **settings):
 
 
 def mixture():
-    prior = GaussianMixture((2,), components=2)
+    prior = priors.GaussianMixture((2,), components=2)
     prior.logits.assign([0.0, 1.0])
     prior.means.assign([[1.0, 0.0], [-1.0, 0.5]])
     prior.factors.assign([[[1.0, 0.5], [0.0, 2.0]], [[0.8, 0.0], [0.0, 1.2]]])
@@ -164,6 +166,18 @@ FAMILIES = {
     "real_nvp_grid": Family(functools.partial(flow, (2, 3, 2)), x=rows(2, 3, 2), noisy=False),
     "real_nvp_pixels": Family(
         functools.partial(flow, COLOUR, pixels=True, squeezes=1), x=images(8, COLOUR)
+    ),
+    "gaussian_mixture": Family(
+        lambda **kwargs: GaussianMixture((3,), components=2, **kwargs),
+        x=np.random.default_rng(0).normal(size=(8, 3)).astype("float32"),
+        noisy=False,
+    ),
+    "gaussian_mixture_patches": Family(
+        lambda **kwargs: GaussianMixture(
+            (2, 2), components=3, zero_means=True, remove_dc=True, **kwargs
+        ),
+        x=np.random.default_rng(0).random((8, 2, 2)).astype("float32"),
+        noisy=False,
     ),
     "conv_colour": Family(conv(COLOUR, likelihood="discretized_logistic"), x=images(8, COLOUR)),
 }

@@ -264,7 +264,8 @@ def test_fit_changes_every_weight_and_the_loss_falls(name):
     first = loss()
     history = model.fit(*repeated, batch_size=8, shuffle=False, verbose=0).history
     assert loss() < first - 0.003 * abs(first)
-    assert np.isfinite(history["loss"][0]) and history["skipped"] == [0]
+    assert np.isfinite(history["loss"][0])
+    assert history.get("skipped", [0]) == [0]  # where there are steps that could be skipped
     for variable, old in zip(model.trainable_variables, before):
         assert not np.array_equal(array(variable), old), variable.path
 
@@ -478,8 +479,9 @@ ROOMS = {
     "lab": (
         {"__init__"},
         {"metrics", "canvas", "checkpoint", "transfer", "export", "console", "spaces"},
-        {"charts", "callbacks", "measure"},
-        {"plots", "evaluate"},
+        {"operators", "shrinkage"},
+        {"charts", "callbacks", "measure", "restoration"},
+        {"plots", "evaluate", "descent"},
         {"pictures"},
         {"runs"},
         {"tuning"},

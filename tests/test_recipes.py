@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import vae_zoo
-from vae_zoo import cli, data
+from vae_zoo import cli, data, patches
 from vae_zoo.lab.pictures import NAMES
 
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
@@ -31,6 +31,7 @@ TINY = {
     "vq_vae": ["--filters", "4,4", *VQ],
     "vq_vae_2": ["--filters", "4", *VQ],
     "pixel_cnn": ["--filters", "4", "--blocks", "1", "--conditional"],
+    "gaussian_mixture": ["--number", "500", "--components", "3"],
 }
 PICTURES = {
     "autoencoder": {"interpolations", "latents", "latent_grid", "reconstructions"},
@@ -38,6 +39,7 @@ PICTURES = {
     "conv_vae": {"interpolations", "latents", "reconstructions", "samples"},
     "vq_vae": {"interpolations", "code_maps", "reconstructions", "samples", "samples_uniform"},
     "pixel_cnn": {"samples"},
+    "gaussian_mixture": {"components"},
 }
 PICTURES["hierarchical_vae"] = PICTURES["conv_vae"] | {"groups", "fixed_top", "rates"}
 PICTURES["vq_vae_2"] = PICTURES["vq_vae"]
@@ -85,6 +87,7 @@ def test_every_recipe_is_tried():
         "fine_tune",
         "tune",
         "classify",
+        "denoise",
     }
 
 
@@ -110,8 +113,10 @@ def test_recipe_trains_measures_and_draws(recipe, run, tmp_path):
     numbers = json.loads((output / "numbers.json").read_text())
     x, y = data.load("digits", "test")
     x = data.binarize(x) if samples or recipe == "pixel_cnn" else x
+    if recipe == "gaussian_mixture":
+        x, y = patches.drawn(x, 50), None
     assert data.fingerprint(x) == config["test_images"]
-    if recipe == "pixel_cnn":
+    if recipe in ("pixel_cnn", "gaussian_mixture"):
         nll = model.evaluate(x, y, verbose=0, return_dict=True)["nll"]
         assert numbers["nll"]["value"] == pytest.approx(nll, rel=1e-5)
         return
@@ -272,6 +277,81 @@ def test_classify_learns_from_few_labels(tmp_path, capsys):
         with pytest.raises(SystemExit):
             cli.run(classify, [*settings, *wrong])
         assert re.search(words, capsys.readouterr().err)
+
+
+@pytest.fixture(scope="module")
+def patch_prior(tmp_path_factory):
+    """File of a small mixture of the photograph's own patches."""
+    _photograph = runpy.run_path(str(RECIPES / "denoise.py"))["_photograph"]
+    model = vae_zoo.GaussianMixture((8, 8), 5, zero_means=True, remove_dc=True, seed=0)
+    model.fit(patches.drawn([_photograph()], 3000), epochs=8, verbose=0)
+    path = tmp_path_factory.mktemp("prior") / "model.keras"
+    model.save(path)
+    return path
+
+
+def test_denoise_restores_a_picture_of_the_users_own(patch_prior, tmp_path, capsys):
+    recipe = runpy.run_path(str(RECIPES / "denoise.py"))
+    settings = ["--checkpoint", str(patch_prior), "--output", str(tmp_path / "out")]
+    numbers = cli.run(recipe["denoise"], settings)
+    assert numbers["psnr"]["value"] > numbers["psnr_noisy"]["value"] + 4
+    assert numbers["ssim"]["value"] > numbers["ssim_noisy"]["value"]
+    assert str(tmp_path / "out" / "comparison.png") in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "denoised.png") as picture:
+        pixels = np.asarray(picture)
+    clean = recipe["_photograph"]()[..., 0]
+    psnr = -10 * np.log10(np.mean((pixels / 255 - clean / 255) ** 2))
+    assert psnr == pytest.approx(numbers["psnr"]["value"], abs=1e-3)
+
+    # In colour, with noise that nobody told of, in another format.
+    rng = np.random.default_rng(0)
+    colour = np.repeat(clean[90:150, 260:310, None], 3, axis=2) + rng.normal(0, 20, (60, 50, 3))
+    Image.fromarray(np.clip(colour, 0, 255).astype("uint8")).save(tmp_path / "mine.bmp")
+    cli.run(recipe["denoise"], [*settings, "--image", str(tmp_path / "mine.bmp")])
+    estimate = re.search(r"Noise of ([\d.]+) grey levels, as estimated", capsys.readouterr().out)
+    assert float(estimate[1]) == pytest.approx(20, rel=0.15)
+    with Image.open(tmp_path / "out" / "denoised.png") as picture:
+        assert picture.size == (50, 60) and picture.mode == "RGB"
+
+
+def test_denoise_measures_a_folder_and_goes_on(patch_prior, tmp_path, capsys):
+    recipe = runpy.run_path(str(RECIPES / "denoise.py"))
+    clean = recipe["_photograph"]()[..., 0]
+    for i in range(3):
+        Image.fromarray(clean[i * 50 : i * 50 + 40, :45]).save(tmp_path / f"{i}.png")
+    output = tmp_path / "out"
+    settings = ["--checkpoint", str(patch_prior), "--benchmark", str(tmp_path), "--output"]
+    numbers = cli.run(recipe["denoise"], [*settings, str(output), "--sigma", "15"])
+    rows = json.loads((output / "benchmark.json").read_text())["images"]
+    assert list(rows) == ["0.png", "1.png", "2.png"]
+    assert numbers["psnr"]["value"] == pytest.approx(np.mean([row[0] for row in rows.values()]))
+    assert 24.6 < numbers["psnr"]["value"] - 0.5 and numbers["seconds"]["value"] > 0
+    # The first by hand: noise neither clipped nor rounded, the output rounded.
+    y = clean[:40, :45] / 255 + np.random.default_rng(0).normal(0, 15, (40, 45, 1))[..., 0] / 255
+    x = vae_zoo.restoration.restore(y, vae_zoo.load_model(patch_prior), 15 / 255, fast=True)
+    error = np.mean((np.round(np.clip(255 * x, 0, 255)) - clean[:40, :45]) ** 2)
+    assert rows["0.png"][0] == pytest.approx(20 * np.log10(255) - 10 * np.log10(error), abs=0.01)
+    # What is there is not measured again.
+    kept = json.loads((output / "benchmark.json").read_text())
+    kept["images"]["1.png"] = [99.0, 1.0, 0.0]
+    (output / "benchmark.json").write_text(json.dumps(kept))
+    again = cli.run(recipe["denoise"], [*settings, str(output), "--sigma", "15", "--resume"])
+    assert again["psnr"]["value"] > numbers["psnr"]["value"] + 10
+    for wrong, words in (
+        (["--sigma", "20", "--resume"], "is of other settings"),
+        (["--sigma", "-3"], "--sigma must be in 0..255. Received: -3"),
+        (["--benchmark", str(output)], "must be a folder of images"),
+        (["--benchmark", str(tmp_path / "no")], "must be a folder of images"),
+        (["--checkpoint", "no"], "No file no"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.run(recipe["denoise"], [*settings, str(output), *wrong])
+        assert words in capsys.readouterr().err
+    for image, words in (("no.png", "No such file"), (__file__, "is no sound image")):
+        with pytest.raises(SystemExit):
+            cli.run(recipe["denoise"], [*settings[:2], "--image", image])
+        error = capsys.readouterr().err
+        assert words in error and len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

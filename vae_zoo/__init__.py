@@ -20,6 +20,7 @@ except ModuleNotFoundError as _error:
 from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402
 from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
+from vae_zoo.models.gaussian_mixture import GaussianMixture  # noqa: E402
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
 from vae_zoo.models.real_nvp import RealNVP  # noqa: E402
@@ -32,9 +33,10 @@ from vae_zoo.zoo import load_model  # noqa: E402
 _WINGS = {
     "parts": ("distributions", "domains", "layers", "likelihoods", "networks", "posteriors")
     + ("priors", "quantizers", "schedules"),
-    "lab": ("evaluate", "export", "metrics", "plots", "runs", "transfer", "tuning"),
+    "lab": ("evaluate", "export", "metrics", "plots", "restoration", "runs")
+    + ("transfer", "tuning"),
     "engine": ("distribute",),
-    "data": ("folders",),
+    "data": ("folders", "patches"),
     "models": ("kinds",),
 }
 _MODULES = {name: f"vae_zoo.{wing}.{name}" for wing, names in _WINGS.items() for name in names}
@@ -65,6 +67,7 @@ __all__ = [
     "Autoencoder",
     "ConvVAE",
     "DenseVAE",
+    "GaussianMixture",
     "HierarchicalVAE",
     "PixelCNN",
     "RealNVP",

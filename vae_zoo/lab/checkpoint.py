@@ -56,7 +56,9 @@ class Checkpoint(keras.callbacks.Callback):
         self.seconds, self.since = 0.0, time.monotonic()
 
     def _variables(self):
-        return {id(v): v for v in [*self.of.variables, *self.of.optimizer.variables]}.values()
+        # What is not trained by steps has no optimizer.
+        of_optimizer = self.of.optimizer.variables if self.of.compiled else ()
+        return {id(v): v for v in [*self.of.variables, *of_optimizer]}.values()
 
     def on_epoch_end(self, epoch, logs=None):
         self.epoch = epoch + 1
@@ -94,7 +96,8 @@ class Checkpoint(keras.callbacks.Callback):
         if content is None:
             print(f"No {self.path}: starting from the beginning")
             return
-        self.of.optimizer.build(self.of.trainable_variables)
+        if self.of.compiled:
+            self.of.optimizer.build(self.of.trainable_variables)
         variables = list(self._variables())
         with np.load(io.BytesIO(content)) as file:
             state = json.loads(str(file["state"]))

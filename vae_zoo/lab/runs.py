@@ -249,7 +249,8 @@ def fit(
         monitor, patience=patience, mode=mode, restore_best_weights=True
     )
     # Averaged weights, where the optimizer keeps them, are what is validated and kept.
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer = model.optimizer if model.compiled else None
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     averages = getattr(optimizer, "use_ema", False)
     averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if averages else []
     checkpoint = Checkpoint(output, model, batches, stopping, settings, averaging, seconds)

@@ -1,0 +1,180 @@
+"""Denoise a picture of your own: `python recipes/denoise.py --image picture.png --sigma 25`
+
+`--help` lists the settings. Without an image it takes a photograph, with noise put in; `--benchmark
+FOLDER` measures over clean images. Zoran and Weiss 2011, ICCV.
+"""
+
+import io
+import json
+import pathlib
+import time
+
+import numpy as np
+
+from vae_zoo import cli, folders, load_model, metrics, plots
+from vae_zoo.restoration import estimated_noise, restore
+
+SETTINGS = ("sigma", "fast", "checkpoint", "seed", "images")  # which a benchmark goes on with
+
+
+def denoise(
+    image: str = None,
+    sigma: float = None,
+    checkpoint="saved_models/gmm_patches_bsds",
+    fast=True,
+    benchmark: str = None,
+    images: int = None,
+    seed=0,
+    output="output/denoise",
+    resume=False,
+):
+    """Denoise a picture with a prior over patches, or measure how well that goes.
+
+    Args:
+        image: the picture, PNG, JPEG, BMP or WebP; a photograph with noise put in if left out
+        sigma: standard deviation of the noise, of 255 grey levels; estimated if left out, and 25
+            where noise is put in
+        checkpoint: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file,
+            of a Gaussian mixture of patches or of a VAE of patches without their mean
+        fast: fewer patches and eigenvectors, several times as fast for a hundredth of a dB or two;
+            --no-fast is exact
+        benchmark: folder of clean images; noise is put in, and PSNR and SSIM of each are measured
+        images: of the folder, evenly spread; all if left out
+        seed: of the noise
+        output: folder for pictures and numbers
+        resume: go on with a benchmark that was killed
+    """
+    if sigma is not None and not 0 <= sigma <= 255:
+        raise ValueError(f"--sigma must be in 0..255. Received: {sigma}")
+    settings = {key: value for key, value in locals().items() if key in SETTINGS}
+    prior, output = load_model(checkpoint, compile=False), pathlib.Path(output)
+    if benchmark is not None:
+        return _benchmark(prior, benchmark, settings, output, resume)
+    clean = None
+    if image is None:
+        settings["sigma"] = sigma = 25 if sigma is None else sigma
+        clean = _photograph()
+        y = with_noise(clean, sigma, seed)
+    else:
+        try:
+            y = folders.read(image) / 255.0
+        except FileNotFoundError:
+            raise
+        except folders.UNREADABLE as error:
+            raise ValueError(f"{image} is no sound image: {error}") from None
+    known = sigma is not None
+    sigma = sigma if known else 255 * estimated_noise(y)
+    print(f"Noise of {sigma:.1f} grey levels{'' if known else ', as estimated'}")
+    start = time.monotonic()
+    x = restore(y, prior, sigma / 255, fast=fast, progress=cli.progress("denoising"))
+    numbers = {"seconds": _number(time.monotonic() - start, "s", "to denoise the picture")}
+    shown = {"noisy": y, "denoised": x}
+    if clean is not None:
+        shown["clean"] = clean / 255.0
+        numbers |= {f"{key}_noisy": n for key, n in quality(y, clean).items()}
+        numbers |= quality(x, clean)
+    files = [
+        (_written(x, output / "denoised.png"), "the denoised picture"),
+        (_strip(shown, output), "before and after: the picture, and its middle enlarged"),
+    ]
+    cli.write_json(output / "numbers.json", numbers)
+    cli.table(numbers, [*files, (output / "numbers.json", "the numbers above")])
+    return numbers
+
+
+def with_noise(clean, sigma, seed):
+    """float64 image of a uint8 one and white noise of sigma grey levels; neither clipped nor
+    rounded."""
+    noise = np.random.default_rng(seed).normal(0, sigma, clean.shape)
+    return (clean + noise) / 255
+
+
+def quality(x, clean):
+    """PSNR and SSIM of an image in [0, 1], rounded to 256 levels, to a clean uint8 one."""
+    rounded = np.round(np.clip(x, 0, 1) * 255) / 255
+    clean = clean / 255.0
+    psnr = float(metrics.psnr(np.mean((rounded - clean) ** 2)))
+    ssim = float(metrics.ssim(rounded[None], clean[None])[0])
+    protocol = "of the output rounded to 256 levels"
+    return {"psnr": _number(psnr, "dB", protocol), "ssim": _number(ssim, "", protocol)}
+
+
+def _benchmark(prior, folder, settings, output, resume):
+    """PSNR, SSIM and seconds of each image, written as they come."""
+    files = folders.files_of(pathlib.Path(folder))
+    if not files:
+        raise ValueError(f"--benchmark must be a folder of images. Received: {folder}")
+    some = settings["images"] or len(files)
+    files = [files[i] for i in np.linspace(0, len(files) - 1, min(some, len(files))).astype(int)]
+    settings["sigma"] = sigma = 25 if settings["sigma"] is None else settings["sigma"]
+    path, rows = output / "benchmark.json", {}
+    if resume and path.is_file():
+        before = json.loads(path.read_text())
+        if before["settings"] != settings:
+            raise ValueError(f"{path} is of other settings: resume with {before['settings']}")
+        rows = before["images"]
+    print(f"{'image':<24} {'PSNR':>7} {'SSIM':>7} {'seconds':>8}")
+    for i, file in enumerate(files):
+        if file.name not in rows:
+            clean = folders.read(file)
+            y = with_noise(clean, sigma, settings["seed"] + i)
+            start = time.monotonic()
+            x = restore(y, prior, sigma / 255, fast=settings["fast"])
+            seconds = time.monotonic() - start
+            rows[file.name] = [n["value"] for n in quality(x, clean).values()] + [seconds]
+            cli.write_json(path, {"settings": settings, "images": rows})
+        psnr, ssim, seconds = rows[file.name]
+        print(f"{file.name:<24} {psnr:7.2f} {ssim:7.4f} {seconds:8.1f}")
+    table = np.array([rows[file.name] for file in files])
+    protocol = f"{len(files)} images, sigma = {sigma:g}, mean"
+    errors = table.std(axis=0) / np.sqrt(len(table))
+    numbers = {
+        name: _number(value, unit, protocol, standard_error=error)
+        for name, value, error, unit in zip(
+            ("psnr", "ssim", "seconds"), table.mean(axis=0), errors, ("dB", "", "s an image")
+        )
+    }
+    cli.write_json(path, {"settings": settings, "images": rows, "numbers": numbers})
+    print()
+    cli.table(numbers, [(path, "the numbers of each image")])
+    return numbers
+
+
+def _photograph():
+    """The middle of scikit-learn's photograph of a temple, grey: uint8 (256, 320, 1)."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    grey = Image.fromarray(load_sample_image("china.jpg")).convert("L")
+    return np.asarray(grey)[80:336, 160:480, None]
+
+
+def _written(x, path):
+    from PIL import Image
+
+    pixels, content = np.round(np.clip(x, 0, 1) * 255).astype("uint8"), io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(content, "PNG")
+    cli.write_bytes(path, content.getvalue())
+    return path
+
+
+def _strip(shown, output, side=64):
+    """All versions next to each other; below, the middle of each, enlarged as often as it fits."""
+    height, width = next(iter(shown.values())).shape[:2]
+    side = min(side, height, width)
+    scale = max(1, min(height, width) // side)
+    top, left = (height - side) // 2, (width - side) // 2
+    rows = [np.stack(list(shown.values()))]
+    middle = rows[0][:, top : top + side, left : left + side]
+    middle = middle.repeat(scale, axis=1).repeat(scale, axis=2)
+    pad = ((0, 0), (0, height - middle.shape[1]), (0, width - middle.shape[2]), (0, 0))
+    rows.append(np.pad(middle, pad, constant_values=1.0))
+    return plots.image_rows(np.clip(rows, 0, 1), list(shown), output / "comparison.png")
+
+
+def _number(value, unit, protocol, **fields):
+    return {"value": float(value), "unit": unit, "protocol": protocol, **fields}
+
+
+if __name__ == "__main__":
+    cli.run(denoise)
