@@ -84,6 +84,24 @@ def test_a_run_becomes_an_entry_with_the_numbers_of_other_seeds(tmp_path, monkey
         assert value == pytest.approx(numbers["elbo"]["value"], rel=1e-5)
     with pytest.raises(ValueError, match=r"wider differs .* in more than the seed: \['hidden'\]"):
         add_seeds("dense_vae_digits", (str(runs[2]),))
+    # Measured anew it has the same numbers, and those of the other seeds still.
+    before = zoo.card("dense_vae_digits")["metrics"]
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    runpy.run_path(str(ROOT / "tools" / "measure_anew.py"))["measure_anew"](("dense_vae_digits",))
+    after = zoo.card("dense_vae_digits")["metrics"]
+    assert {k: n["value"] for k, n in after.items()} == {k: n["value"] for k, n in before.items()}
+    assert after["elbo"]["seeds"] == seeds and after["nll_iw2"]["effective_samples"] > 1
+    # Two models are compared image by image: one is itself, and a damaged one is told from it.
+    compare = runpy.run_path(str(ROOT / "tools" / "reproduce.py"))["compare"]
+    model, damaged = (zoo.load("dense_vae_digits") for _ in range(2))
+    card = {**zoo.card("dense_vae_digits"), "metrics": after}
+    assert compare(card, model, model, 3.0)
+    kernel = damaged.decoder.trainable_variables[0]
+    kernel.assign(1.3 * keras.ops.convert_to_numpy(kernel))
+    for number in card["metrics"].values():
+        number.pop("seeds", None)
+    assert not compare(card, model, damaged, 3.0)
+    assert "nll_iw2" in capsys.readouterr().out
     results_table = runpy.run_path(str(ROOT / "tools" / "results_table.py"))["results_table"]
     readme = tmp_path / "README.md"
     readme.write_text("<!-- results -->\n<!-- /results -->\n")
