@@ -10,18 +10,21 @@ from add_entry import measured
 from vae_zoo import cli, zoo
 
 
-def measure_anew(names: tuple[str, ...] = (), seed=0):
+def measure_anew(names: tuple[str, ...] = (), importance_images: int = None, seed=0):
     """Measure entries and put the numbers into their cards.
 
     Args:
         names: of entries; all if left out
+        importance_images: test images of the importance-weighted NLL, spread over all; as many as
+            the card has if left out
         seed: of samples, mixtures and the untrained encoder
     """
     for name in names or zoo.names():
         card = zoo.card(name)
         before = card["metrics"]
         bound = next((before[key] for key in before if key.startswith("nll_iw")), None)
-        samples, images = (bound["samples"], bound["images"]) if bound else (0, None)
+        samples = bound["samples"] if bound else 0
+        images = importance_images or (bound and bound["images"])
         size = card["settings"].get("image_size")
         numbers, evaluation = measured(
             zoo.load(name), name, card["dataset"], samples, images, seed, size
