@@ -13,22 +13,29 @@ elif BACKEND == "torch":
     import torch
 
 
-def accelerate(optimizer):
+def accelerate(optimizer, compiled=False):
     """Makes Adam and AdamW update by the engine's fused kernel, in one pass over memory.
 
     Keras's own update makes a temporary of every intermediate: on PyTorch nearly half of a step of
     a dense network. The slots stay Keras's, and so saving, resuming and other backends see no
-    difference. (On JAX XLA fuses the update anyway.)
+    difference. (On JAX XLA fuses the update anyway, and so does PyTorch's compiler, which cannot
+    look into the kernel.)
+
+    Args:
+        optimizer: Keras optimizer.
+        compiled: True where the engine compiles the step, and PyTorch's kernel is left out.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a loss-scaling one
     for one in getattr(optimizer, "optimizers", ()):  # of several in one
-        accelerate(one)
+        accelerate(one, compiled)
     if BACKEND == "tensorflow":  # gradients come summed over replicas, and clipping needs them so
         optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: (
             gradients_and_variables
         )
     if isinstance(optimizer, keras.optimizers.Adam):
-        if BACKEND == "torch":
+        if BACKEND == "torch" and compiled:
+            vars(optimizer).pop("_parallel_update_step", None)  # of an earlier `compile`
+        elif BACKEND == "torch":
             optimizer._parallel_update_step = functools.partial(_torch_adam, optimizer)
         elif BACKEND == "tensorflow":
             optimizer.update_step = functools.partial(_tensorflow_adam, optimizer)

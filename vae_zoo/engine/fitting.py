@@ -142,7 +142,7 @@ class FittedModel(NoisyModel):
             auto_scale_loss=auto_scale_loss,
         )
         backend.optimizers_of(self.optimizer, self.players())  # refuses what cannot train them
-        adam.accelerate(self.optimizer)
+        adam.accelerate(self.optimizer, compiled=self.jit_compile)
         # Not by attribute assignment: Keras would track it as the model's own state.
         eager = run_eagerly or self.jit_compile
         self.__dict__["_recordings"] = None if eager else Recordings(self)

@@ -13,6 +13,7 @@ from vae_zoo.engine.noise import StatelessNoise, drawn, noise_source
 from vae_zoo.engine.saving import SavedModel
 
 REMEMBERED = 64  # compiled functions of one model, at most
+CACHES = threading.Lock()
 
 
 class _Now(threading.local):
@@ -66,13 +67,14 @@ class NoisyModel(SavedModel):
         """`backend.compiled(function, self, …)`, remembered by its name and by what it computes."""
         cache = self.__dict__.setdefault("_compiled_functions", OrderedDict())
         key = (name, dealt, _identity(function))
-        if key not in cache:
-            # With the function: what its identity is made of must live as long.
-            cache[key] = backend.compiled(function, self, noisy, loops, dealt), function
-            if len(cache) > REMEMBERED:
-                cache.popitem(last=False)
-        cache.move_to_end(key)
-        return cache[key][0]
+        with CACHES:  # several threads may ask at once
+            if key not in cache:
+                # With the function: what its identity is made of must live as long.
+                cache[key] = backend.compiled(function, self, noisy, loops, dealt), function
+                if len(cache) > REMEMBERED:
+                    cache.popitem(last=False)
+            cache.move_to_end(key)
+            return cache[key][0]
 
     def run(self, name, function, *arrays, batch_size=256, seed=None):
         """Runs `function(*tensors)` compiled, batch by batch, over the first axis of NumPy arrays.

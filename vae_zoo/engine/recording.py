@@ -1,12 +1,18 @@
 """Functions of explicit variables, and PyTorch's recorded step: a function and its gradient as a
 flat list of tensor operations."""
 
+import threading
+
 import keras
 
 from vae_zoo.engine import BACKEND
 
 if BACKEND == "torch":
     import torch
+
+
+# One function at a time is recorded: PyTorch's tracer keeps its state for the whole process.
+RECORDING = threading.RLock()
 
 
 def pure_function(function, variables, others):
@@ -46,8 +52,11 @@ class Recordings:
     def of(self, function, inputs, variables, others):
         """A function of `inputs` that does what `value_and_gradients` says, or None."""
         key = (*map(description, inputs), *map(id, variables))
-        if key in self.players:
-            return self.players[key]
+        if key not in self.players:
+            self.players[key] = self._recorded(function, inputs, variables, others)
+        return self.players[key]
+
+    def _recorded(self, function, inputs, variables, others):
         pure, assigned = pure_function(function, variables, others), []
 
         def differentiate(values, other_values, *inputs):
@@ -72,8 +81,7 @@ class Recordings:
                 others[i].assign(value)
             return outputs, gradients
 
-        self.players[key] = play and assign_and_return
-        return self.players[key]
+        return play and assign_and_return
 
 
 def description(tensor):
@@ -88,6 +96,11 @@ def recorded(function, model, arguments):
     """
     from torch.fx.experimental.proxy_tensor import make_fx  # half a second, so not at import
 
+    with RECORDING:
+        return _recorded(function, model, arguments, make_fx)
+
+
+def _recorded(function, model, arguments, make_fx):
     drawn = []
 
     def some(shape, distribution, alike):
