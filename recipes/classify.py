@@ -66,6 +66,7 @@ def classify(
         raise ValueError(f"{dataset} has {few} training images of its rarest class: --labels")
     runs.claim(settings)
 
+    classes = 1 + max(int(column.max()) for column in (y, held[1], test[1]))
     accuracies = {way: {n: [] for n in labels} for way in WAYS}
     for n in labels:
         for draw in range(draws):
@@ -77,7 +78,7 @@ def classify(
             epochs = -(-steps // -(-len(rows) // batch_size))
             for trained in (True, False):
                 classifiers = [
-                    _classifier(model, trained, int(y.max()) + 1, learning_rate, rate, steps)
+                    _classifier(model, trained, classes, learning_rate, rate, steps)
                     for rate in encoder_learning_rates
                 ]
                 for classifier in classifiers:

@@ -21,7 +21,17 @@ from vae_zoo.data.shapes import Shapes
 from vae_zoo.data.tfds import SPLITS
 from vae_zoo.engine.batches import Batches
 
-__all__ = ["EMBEDDED", "SOURCES", "SPLITS", "Batches", "Shapes", "binarize", "fingerprint", "load"]
+__all__ = [
+    "EMBEDDED",
+    "SOURCES",
+    "SPLITS",
+    "Batches",
+    "Shapes",
+    "binarize",
+    "find",
+    "fingerprint",
+    "load",
+]
 
 
 EMBEDDED = ("digits", "shapes")
@@ -56,7 +66,7 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     """
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
-    name, path = os.fspath(name), _local(os.fspath(name))
+    name, path = os.fspath(name), find(name)
     if name in EMBEDDED:
         x, y = (_digits if name == "digits" else _shapes)(split, seed)
     elif path and path.is_dir() and image_size:
@@ -165,9 +175,15 @@ def _part(available, read, split, seed):
 # === Files ===
 
 
-def _local(name):
-    """Path of the `.npz` or the folder that `name` says; None where it may be a name elsewhere."""
-    root = os.environ.get("VAE_ZOO_DATA")
+def find(name):
+    """Path of the `.npz` or the folder that `name` says, or names in `$VAE_ZOO_DATA`; None where
+    there is none, and it may be a name elsewhere.
+
+    Raises:
+        ValueError: there is a file of a kind that is not read, or a tool that makes the set.
+        FileNotFoundError: `name` is a path and nothing is there.
+    """
+    name, root = os.fspath(name), os.environ.get("VAE_ZOO_DATA")
     paths = [pathlib.Path(name).expanduser()] if name else []
     if name and root:
         paths += [pathlib.Path(root, name + ".npz"), pathlib.Path(root, name)]

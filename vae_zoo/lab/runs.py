@@ -105,6 +105,9 @@ def splits(dataset, image_size=None, binary=False, static=False):
         parts.append((x, y))
     train, validation, test = (len(x) for x, _ in parts)
     kind = f"{parts[0][0].shape[1:]} images"
+    if parts[0][1] is not None:
+        classes = len(np.unique(np.concatenate([y for _, y in parts])))
+        kind += f" of {classes} class" + ("es" if classes > 1 else "")
     print(f"{dataset}: {train:,} train, {validation:,} validation, {test:,} test {kind}")
     return parts
 
