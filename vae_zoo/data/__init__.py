@@ -365,10 +365,10 @@ def _mapped_folder(root, split, seed, image_size, progress):
         y = found.labels and np.array(found.labels[split], np.int32)
         return np.array(found.images[split], object), y
 
-    # One file holds all splits, one after the other; a test split that is not there is missed only
-    # where it is asked for.
+    # One file holds all splits that there are, one after the other.
     available = set(found.images) - {None}
-    names = [s for s in SPLITS if s in {split, "train", "validation", *(available or SPLITS)}]
+    cut = {"validation"} if "train" in available else set()
+    names = [s for s in SPLITS if s == split or s in (available | cut or SPLITS)]
     parts = [_part(available, paths_of, name, seed) for name in names]
     paths = np.concatenate([x for x, _ in parts])
     what = repr((os.path.realpath(root), seed, shape)).encode()

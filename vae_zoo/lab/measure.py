@@ -106,9 +106,9 @@ def _(model: LatentModel, x, y, how):
     if how.x_train is not None:
         some = np.asarray(how.x_train[spread(len(how.x_train))])
         protocol = f"mean squared error / variance of the pixels of {len(some):,} training images"
-        variance = np.var(ops.convert_to_numpy(model.domain.tensor(some)))
-        if variance > 0:
-            numbers["relative_mse"] = mean(errors / variance, "", protocol)
+        pixels = ops.convert_to_numpy(model.domain.tensor(some))
+        if pixels.min() < pixels.max():
+            numbers["relative_mse"] = mean(errors / np.var(pixels), "", protocol)
         else:
             numbers["relative_mse"] = number(None, "", f"{protocol}, which are all equal")
     return numbers

@@ -67,7 +67,10 @@ def claim(settings):
             f"{output} holds a run with {shown}: choose another --output, or replace the run with "
             "--overwrite"
         )
-    print(f"{output} holds a run with the same settings, which this one replaces")
+    print(
+        f"{output} holds a run with the same settings, which this one replaces (--resume goes on "
+        "with one that was killed)"
+    )
 
 
 def _clear(output):
