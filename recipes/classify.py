@@ -68,6 +68,7 @@ def classify(
         raise ValueError(f"{dataset} has {few} training images of its rarest class: --labels")
     runs.claim(settings)
 
+    classes = 1 + max(int(column.max()) for column in (y, held[1], test[1]))
     accuracies = {
         chosen: {way: {n: [] for n in labels} for way in WAYS}
         for chosen in ("by as many", "by all")
@@ -81,13 +82,13 @@ def classify(
             classifiers = {}
             for way, trained in (("fine-tuned", True), ("scratch", False)):
                 classifiers[way] = [
-                    _classifier(model, trained, int(y.max()) + 1, learning_rate, rate, steps)
+                    _classifier(model, trained, classes, learning_rate, rate, steps)
                     for rate in encoder_learning_rates
                 ]
                 for classifier in classifiers[way]:
                     classifier.fit(*known, batch_size, epochs, verbose=0)
             for chosen, by in zip(accuracies, (as_many, held)):
-                parts = [(model.encode(images), classes) for images, classes in (known, by, test)]
+                parts = [(model.encode(images), known_as) for images, known_as in (known, by, test)]
                 accuracies[chosen]["probe"][n].append(metrics.probe_accuracy(parts))
                 for way, several in classifiers.items():
                     best = max(several, key=lambda classifier: _accuracy(classifier, by))

@@ -36,7 +36,8 @@ def fine_tune(
     """Fine-tune a trained VAE and compare it with one trained from scratch for the same time.
 
     Args:
-        images: folder of images (PNG, JPEG, WebP, GIF, TIFF …), at any depth, of any size
+        images: folder of images (PNG, JPEG, WebP, GIF, TIFF …), at any depth, of any size, or its
+            name in $VAE_ZOO_DATA
         checkpoint: the name of an entry of the zoo, a folder with model.keras in it (a run), or a
             .keras file
         image_size: height,width or height,width,channels to build new input and output layers for;
@@ -70,7 +71,7 @@ def fine_tune(
     shape = tuple(image_size or old.shape)
     shape = shape if len(shape) == 3 else (*shape, old.shape[-1])
     train, validation, test, skipped = folders.stream(
-        images, shape, output, seed, cli.progress("reading images")
+        data.find(images) or images, shape, output, seed, cli.progress("reading images")
     )
     counts = f"{len(train):,} train, {len(validation):,} validation, {len(test):,} test"
     print(f"{images}: {counts} {shape} images")

@@ -63,7 +63,9 @@ def pixel_cnn(
         raise ValueError(f"{dataset} is in colour; a PixelCNN takes black and white images")
     if conditional and labels is None:
         raise ValueError(f"{dataset} has no labels to be conditional on")
-    if not conditional:
+    if conditional:  # of which few images may miss some in training
+        classes = 1 + max(int(y.max()) for _, y in (train, validation, test))
+    else:
         train, validation, test = ((x, None) for x, _ in (train, validation, test))
 
     model = PixelCNN(
@@ -71,7 +73,7 @@ def pixel_cnn(
         filters=filters,
         blocks=blocks,
         kernel_size=kernel_size,
-        condition=int(labels.max()) + 1 if conditional else None,
+        condition=classes if conditional else None,
         seed=seed,
     )
     rate = runs.scheduled(learning_rate, schedule, epochs, len(images), batch_size)

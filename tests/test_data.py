@@ -539,6 +539,18 @@ def test_a_folder_of_mixed_sizes_is_brought_to_one(tmp_path, monkeypatch):
     assert load(tmp_path / "set", "test", image_size=(6, 5, 1))[0].shape[1:] == (6, 5, 1)
 
 
+def test_splits_of_photos_need_not_all_be_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAE_ZOO_CACHE", str(tmp_path / "cache"))
+    for i in range(24):
+        image = np.full((8, 8 + i), 4 * i, np.uint8)
+        write(tmp_path / "set" / ("val", "test")[i % 2] / f"{i:02}.png", image)
+    for k, split in enumerate(SPLITS[1:]):
+        x, y = load(tmp_path / "set", split, image_size=(4, 4))
+        assert sorted(x[:, 0, 0, 0] // 4 % 2) == [k] * 12 and y is None
+    with pytest.raises(ValueError, match="`split` must be one of"):
+        load(tmp_path / "set", "train", image_size=(4, 4))
+
+
 def test_arrays_are_resized_too(tmp_path):
     assert load("digits", "test", image_size=(14, 10))[0].shape == (300, 14, 10, 1)
     assert load("digits", "test", image_size=(14, 10, 3))[0].shape == (300, 14, 10, 3)

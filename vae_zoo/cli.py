@@ -145,8 +145,9 @@ def _distributed(function, devices, settings):
             if output is not None:
                 given = Path(settings.get("output", output.default))
                 # What a run goes on from; TensorFlow's workers read their own checkpoint.
-                if (given / "checkpoint.npz").exists():
-                    shutil.copy(given / "checkpoint.npz", folder)
+                for name in ("checkpoint.npz", "config.json"):
+                    if (given / name).exists():
+                        shutil.copy(given / name, folder)
                 for images in given.glob("images-*.*"):
                     Path(folder, images.name).symlink_to(images.resolve())
                 if (given / "trials").exists():

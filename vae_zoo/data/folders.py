@@ -294,7 +294,7 @@ def mapped(paths, image_shape, output, progress=None):
     if not (target.is_file() and index.is_file()):
         for suffix in (".u8", ".json"):
             for old in output.glob(f"images-{'[0-9a-f]' * 12}{suffix}"):
-                old.unlink()
+                old.unlink(missing_ok=True)  # another process may have been faster
         kept, broken = _write(paths, image_shape, target, progress)
         files.write_json(index, {"kept": kept, "broken": broken})
     found = json.loads(index.read_text())

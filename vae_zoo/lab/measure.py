@@ -125,9 +125,9 @@ def _(model: LatentModel, x, y, how):
         some = np.asarray(how.x_train[spread(len(how.x_train))])
         what = f"{'bits' if model.sees_bits else 'pixels'} of {len(some):,} training images"
         protocol = f"mean squared error / variance of the {what}"
-        variance = np.var(model.run("prepare", model.prepare, some, seed=EVALUATION_SEED))
-        if variance > 0:
-            numbers["relative_mse"] = mean(errors / variance, "", protocol)
+        seen = model.run("prepare", model.prepare, some, seed=EVALUATION_SEED)
+        if seen.min() < seen.max():
+            numbers["relative_mse"] = mean(errors / np.var(seen), "", protocol)
         else:
             numbers["relative_mse"] = number(None, "", f"{protocol}, which are all equal")
     return numbers

@@ -69,7 +69,10 @@ def claim(settings):
             f"{output} holds a run with {shown}: choose another --output, or replace the run with "
             "--overwrite"
         )
-    print(f"{output} holds a run with the same settings, which this one replaces")
+    print(
+        f"{output} holds a run with the same settings, which this one replaces (--resume goes on "
+        "with one that was killed)"
+    )
 
 
 def _clear(output):
@@ -107,6 +110,9 @@ def splits(dataset, image_size=None, binary=False, static=False):
         parts.append((x, y))
     train, validation, test = (len(x) for x, _ in parts)
     kind = f"{parts[0][0].shape[1:]} images"
+    if parts[0][1] is not None:
+        classes = len(np.unique(np.concatenate([y for _, y in parts])))
+        kind += f" of {classes} class" + ("es" if classes > 1 else "")
     print(f"{dataset}: {train:,} train, {validation:,} validation, {test:,} test {kind}")
     return parts
 
