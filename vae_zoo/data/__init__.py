@@ -6,7 +6,6 @@ has prepared, and `$VAE_ZOO_CACHE` (`~/.cache/vae_zoo`) keeps what was read from
 and PyTorch train on it without TensorFlow.
 """
 
-import functools
 import hashlib
 import os
 import pathlib
@@ -17,6 +16,7 @@ import zlib
 import numpy as np
 
 from vae_zoo.data import folders, tfds
+from vae_zoo.data.digits import digits
 from vae_zoo.data.shapes import Shapes
 from vae_zoo.data.tfds import SPLITS
 from vae_zoo.engine.batches import Batches
@@ -114,28 +114,6 @@ def fingerprint(x):
 def _shapes(split, seed):
     x = Shapes(_deal(Shapes().twins(), seed, (8, 1, 1))[SPLITS.index(split)])
     return x, x.factors()[:, 1].astype(np.int32)
-
-
-def _digits(split, seed):
-    """scikit-learn's 1,797 digits of 8 x 8 in 0..16, at 28 x 28: 1,297 / 200 / 300, stratified.
-
-    Enlarging smears an edge over several pixels; the contrast is raised until strokes are as crisp
-    as MNIST's, so that bits drawn from the grey levels look like digits too.
-    """
-    from PIL import Image
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    resize = functools.partial(Image.Image.resize, size=(28, 28), resample=Image.Resampling.BICUBIC)
-    x = np.stack([resize(Image.fromarray(image)) for image in grey])[..., None]
-    x = np.clip((x.astype("int32") - 128) * 4 + 128, 0, 255).astype(np.uint8)
-    y = digits.target.astype(np.int32)
-    rest, test = train_test_split(np.arange(len(y)), test_size=300, stratify=y, random_state=seed)
-    train, held = train_test_split(rest, test_size=200, stratify=y[rest], random_state=seed)
-    index = {"train": train, "validation": held, "test": test}[split]
-    return x[index], y[index]
 
 
 # === Splits ===
