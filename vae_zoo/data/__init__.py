@@ -68,7 +68,7 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
         raise ValueError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
     name, path = os.fspath(name), find(name)
     if name in EMBEDDED:
-        x, y = (_digits if name == "digits" else _shapes)(split, seed)
+        x, y = (digits if name == "digits" else _shapes)(split, seed)
     elif path and path.is_dir() and image_size:
         x, y = _mapped_folder(path, split, seed, tuple(image_size), progress)
         image_size = None
