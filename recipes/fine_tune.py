@@ -129,6 +129,7 @@ def fine_tune(
 
     # === Both are kept, and the better one is named ===
     model.compiled = False  # an optimizer of some of the weights would fit no other model
+    model.encoder.trainable = model.decoder.trainable = True  # frozen for this run alone
     saved = {output / "model.keras": "fine-tuned: the better of before and after"}
     model.save(output / "model.keras")
     best = model

@@ -1,5 +1,6 @@
 """What the README and the docstrings show runs as it stands there."""
 
+import ast
 import inspect
 import pathlib
 import re
@@ -49,9 +50,12 @@ def test_the_example_of_each_class(family):
         return
     assert "Example:" in doc, f"{family.__name__} needs an Example in its docstring"
     code = textwrap.dedent(doc.partition("Example:\n")[2])
-    found = re.search(r"\((\d+), (\d+)(?:, (\d+))?\)", code)
-    shape = tuple(int(n or 1) for n in found.groups())
-    names = {family.__name__: family, "images": np.random.default_rng(0).random((8, *shape))}
+    shape = ast.literal_eval(re.search(r"\((\d+,[ \d,]*)\)", code)[0])
+    if "images" in code and len(shape) == 2:  # a PixelCNN's, of one channel
+        shape = (*shape, 1)
+    examples = np.random.default_rng(0).random((300, *shape))
+    names = {family.__name__: family, "points": examples, "patches": examples}
+    names["images"] = examples[:8]
     exec(code, names)
     last = names[code.strip().splitlines()[-1].split()[0]]
     assert np.isfinite(last).all()

@@ -52,11 +52,8 @@ class Recordings:
     def of(self, function, inputs, variables, others):
         """A function of `inputs` that does what `value_and_gradients` says, or None."""
         key = (*map(description, inputs), *map(id, variables))
-        if key not in self.players:
-            self.players[key] = self._recorded(function, inputs, variables, others)
-        return self.players[key]
-
-    def _recorded(self, function, inputs, variables, others):
+        if key in self.players:
+            return self.players[key]
         pure, assigned = pure_function(function, variables, others), []
 
         def differentiate(values, other_values, *inputs):
@@ -81,7 +78,8 @@ class Recordings:
                 others[i].assign(value)
             return outputs, gradients
 
-        return play and assign_and_return
+        self.players[key] = play and assign_and_return
+        return self.players[key]
 
 
 def description(tensor):
@@ -96,11 +94,6 @@ def recorded(function, model, arguments):
     """
     from torch.fx.experimental.proxy_tensor import make_fx  # half a second, so not at import
 
-    with RECORDING:
-        return _recorded(function, model, arguments, make_fx)
-
-
-def _recorded(function, model, arguments, make_fx):
     drawn = []
 
     def some(shape, distribution, alike):
@@ -110,22 +103,19 @@ def _recorded(function, model, arguments, make_fx):
         drawn.append((tuple(one[0]), *one[1:]))
         return some(*one)
 
-    with torch.no_grad(), model.drawing(note):  # how many draws there are, of which shapes
-        function(*arguments)
-
     def of_noise(noise, *arguments):
         noise = iter(noise)
         with model.drawing(lambda *_: next(noise)):
             return function(*arguments)
 
-    noise = [
-        getattr(keras.random, kind)(shape, dtype="float32", seed=0) for shape, kind, _ in drawn
-    ]
-    try:
-        with torch.no_grad():
+    with RECORDING, torch.no_grad():
+        with model.drawing(note):  # how many draws there are, of which shapes
+            function(*arguments)
+        noise = [some(*one) for one in drawn]
+        try:
             graph = _streamlined(make_fx(of_noise)(noise, *arguments))
-    except RuntimeError:  # a value was asked for
-        return None
+        except RuntimeError:  # a value was asked for
+            return None
 
     def play(*arguments):
         with torch.no_grad():
