@@ -371,6 +371,12 @@ def own_buffers(variables):
                 variable.assign(jax.numpy.array(variable.value, copy=True))
 
 
+def synchronize(model):
+    """Puts the variables of a model that trains back, on JAX: what is assigned then counts."""
+    if BACKEND == "jax":
+        model.jax_state_sync()
+
+
 @contextlib.contextmanager
 def alive(variables):
     """Context of Keras's `fit`, `evaluate` and `predict`: an error before their first step, which

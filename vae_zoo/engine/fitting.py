@@ -147,6 +147,25 @@ class FittedModel(NoisyModel):
         eager = run_eagerly or self.jit_compile
         self.__dict__["_recordings"] = None if eager else Recordings(self)
 
+    def compile_anew(self):
+        """Forgets what was compiled, also in the midst of `fit`; the next step compiles it."""
+        self.__dict__.pop("_compiled_functions", None)
+        if self.__dict__.get("_recordings") is not None:
+            self.__dict__["_recordings"] = Recordings(self)
+        for kind in ("train", "test", "predict"):
+            if getattr(self, f"{kind}_function", None) is not None:
+                getattr(self, f"make_{kind}_function")(force=True)
+
+    def _check_frozen(self):
+        """Raises `ValueError` where the optimizer was built for other variables than are trained:
+        what was compiled would train them still."""
+        built_for = {id(v) for v in getattr(self.optimizer, "_trainable_variables", ())}
+        if built_for and built_for != {id(v) for v in self.trainable_variables}:
+            raise ValueError(
+                "What is frozen has changed since `compile`: call it again, or the optimizer would "
+                "go on with what it was built for"
+            )
+
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
     ):
@@ -158,6 +177,8 @@ class FittedModel(NoisyModel):
             RuntimeError: if no update is made for long, since every gradient is refused.
         """
         _check_weights(y, kwargs.get("sample_weight"))
+        if self.compiled:
+            self._check_frozen()
         sources, held_out = [(x, y)], kwargs.get("validation_data")
         arrays = isinstance(held_out, (tuple, list))  # or a data set, or none
         if held_out is not None:
@@ -214,6 +235,8 @@ class FittedModel(NoisyModel):
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """Keras's, with the data checked."""
         _check_weights(y, sample_weight)
+        if self.compiled:
+            self._check_frozen()
         self._check_batch((x, y))
         return super().train_on_batch(x, y, sample_weight, **kwargs)
 

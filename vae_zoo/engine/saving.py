@@ -54,6 +54,53 @@ def keywords(cls):
     return list(dict.fromkeys(names))
 
 
+class Settled:
+    """What is built from keywords, each kept in an attribute of its name: those that would change
+    nothing any more cannot be set anew.
+
+    `adjustable` is a dict, name -> function that raises `ValueError` where a value is wrong: those
+    that can. What a class does about a new value it says in `adjusting`.
+    """
+
+    adjustable = {}
+
+    def adjusting(self, name, value):
+        """Before the attribute `name` gets a new value; `ValueError` refuses it."""
+
+    def __setattr__(self, name, value):
+        check = self.adjustable.get(name)
+        if check is not None:
+            check(value)
+        elif name not in _governed(type(self)):
+            return super().__setattr__(name, value)
+        first = name not in self.__dict__.setdefault("_settled", set())
+        if not first and check is None:
+            if not _equal(getattr(self, name), value):
+                can = ", ".join(sorted(self.adjustable)) or "nothing"
+                raise AttributeError(
+                    f"`{name}` is fixed when a {type(self).__name__} is built: build another one. "
+                    f"Of this one {can} can be set"
+                )
+            return None
+        self.__dict__["_settled"].add(name)
+        self.adjusting(name, value)
+        super().__setattr__(name, value)
+
+
+@functools.cache
+def _governed(cls):
+    """Names of all keywords that a class and its parents write out."""
+    own = [one for one in cls.__mro__ if issubclass(one, Settled) and "__init__" in vars(one)]
+    return {name for one in own for name in own_keywords(one)} - {"name", "dtype", "trainable"}
+
+
+def _equal(a, b):
+    try:
+        return a is b or bool(serialized(a) == serialized(b))
+    except (TypeError, ValueError):  # of arrays
+        return False
+
+
 # A size above these is a mistake or an attack, never a wish.
 LARGEST = 2**16  # of one layer, by these keywords of a config
 SIZES = ("latents", "widths", "groups", "units", "filters", "latent_dim", "hidden", "components")
@@ -127,7 +174,7 @@ def translated(config, taken):
     return new
 
 
-class SavedModel(keras.Model):
+class SavedModel(Settled, keras.Model):
     """A Keras model whose file, written whole or not at all, loads on every backend and holds all
     that training goes on from, noise included.
 
@@ -208,7 +255,9 @@ class SavedModel(keras.Model):
         # How a step is compiled is the business of the backend that runs it, not of the file.
         config = _portable({"optimizer": super().get_compile_config()["optimizer"]})
         variables = [id(v) for v in self.optimizer._trainable_variables]
-        if variables != [id(v) for v in self.trainable_variables]:  # frozen since, or freed
+        if variables and variables != [
+            id(v) for v in self.trainable_variables
+        ]:  # frozen since, or freed
             places = {id(v): i for i, v in enumerate(self.weights)}
             config["trains"] = [places[v] for v in variables if v in places]
         return config

@@ -33,14 +33,24 @@ class TermMeans(SetMetric):
     """Weighted means over all examples of several named terms, and the number of skipped updates.
 
     One metric with one state vector instead of one metric a term: a step costs less.
+
+    Args:
+        names: of the terms.
+        numbers: names of numbers that may be set while a model trains; see `Trainable.number`.
     """
 
-    def __init__(self, names):
+    def __init__(self, names, numbers=()):
         super().__init__(name="terms", dtype="float32")
-        self.names = tuple(names)
+        self.names, self.number_names = tuple(names), tuple(numbers)
         self.totals = self.add((len(self.names),), "totals")
         self.weight = self.add((), "weight")
         self.skipped = self.add((), "skipped")
+        # No part of the means: here since a step reads a metric's variables anew, on every engine.
+        self.numbers = [self.add((), name) for name in self.number_names]
+
+    def reset_state(self):
+        for variable in (self.totals, self.weight, self.skipped):
+            variable.assign(ops.zeros(variable.shape, "float32"))
 
     def update_state(self, outputs, weights, accepted=True):
         accepted = ops.cast(accepted, "float32")

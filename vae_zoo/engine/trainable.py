@@ -13,6 +13,11 @@ from vae_zoo.engine.tracking import TermMeans
 EVALUATION_SEED = 1_000_003  # evaluation draws the same noise each time, so that it is repeatable
 
 
+def check_threshold(skip_threshold):
+    if skip_threshold is not None and not skip_threshold > 0:
+        raise ValueError(f"`skip_threshold` must be positive. Received: {skip_threshold}")
+
+
 class Trainable(FittedModel):
     """A model trained by minimising `objective(x, y, training)["loss"]`.
 
@@ -35,16 +40,16 @@ class Trainable(FittedModel):
 
     logged = ()
     assigned = ()  # trainable variables that `update_state` assigns too
+    numbers = ()  # of `adjustable` those that a step only calculates with: see `number`
+    adjustable = {"skip_threshold": check_threshold}
     monitor = "loss"  # the term whose best validation epoch is kept; a bound, unless it is the loss
 
     def __init__(self, seed=None, skip_threshold=None, logged=None, **kwargs):
         super().__init__(seed, **kwargs)
         self.built = True  # a family creates every weight in its __init__
-        if skip_threshold is not None and not skip_threshold > 0:
-            raise ValueError(f"`skip_threshold` must be positive. Received: {skip_threshold}")
         self.skip_threshold = skip_threshold
         self.logged = self.logged if logged is None else tuple(logged)
-        self.tracker = TermMeans(("loss", *self.logged))
+        self.tracker = TermMeans(("loss", *self.logged), self.numbers)
 
     def objective(self, x, y=None, training=False):
         """What is minimised, and what is logged.
@@ -99,7 +104,7 @@ class Trainable(FittedModel):
                 self._loss_and_outputs,
                 (x, y, weights, shares),
                 variables,
-                [*self.non_trainable_variables, *optimizer.variables],
+                [*self.non_trainable_variables, *optimizer.variables, *self.tracker.numbers],
                 self._recordings,
             )
             accepted = state.accept = self._update(replicas.replica_sum(gradients))
@@ -117,6 +122,19 @@ class Trainable(FittedModel):
             self._now.weights = self._now.shares = None
         outputs["loss"] = outputs["loss"] + sum(self.losses)  # regularisers of the layers
         return self.optimizer.scale_loss(ops.sum(shares * outputs["loss"])), outputs
+
+    def number(self, name):
+        """One of `numbers`, float32 (), as it is when a step runs, not when it was compiled."""
+        if name not in self.numbers:  # of a family that has it fixed
+            return ops.convert_to_tensor(getattr(self, name), "float32")
+        return ops.convert_to_tensor(self.tracker.numbers[self.numbers.index(name)])
+
+    def adjusting(self, name, value):
+        if name in self.numbers and not callable(value):
+            backend.synchronize(self)
+            self.tracker.numbers[self.numbers.index(name)].assign(value)
+        else:  # what was compiled has read it
+            self.compile_anew()
 
     def players(self):
         """Lists of variables that are clipped and accepted apart; together all trainable ones.
@@ -172,7 +190,7 @@ class Trainable(FittedModel):
 
     def without_training(self, variables):
         """Context in which `variables` are constants, for a term that must not train them."""
-        return backend.constant(variables, self.variables)
+        return backend.constant(variables, [*self.variables, *self.metrics_variables])
 
     @backend.step("trainable_variables", "non_trainable_variables", "metrics_variables")
     def test_step(self, data):

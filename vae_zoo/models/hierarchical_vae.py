@@ -69,6 +69,7 @@ class HierarchicalVAE(BaseVAE):
     """
 
     logged = ("reconstruction", "kl", "elbo")
+    adjustable = {**BaseVAE.adjustable, "balance": bool}
 
     def __init__(
         self,

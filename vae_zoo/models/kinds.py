@@ -23,6 +23,23 @@ from vae_zoo.parts import likelihoods, priors
 __all__ = ["BaseVAE", "Density", "LatentModel", "Trainable", "each", "given", "summed"]
 
 
+def check_weight(name):
+    """A function that raises `ValueError` unless its argument is a finite number >= 0."""
+
+    def check(value):
+        if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+            raise ValueError(f"`{name}` must be >= 0. Received: {name}={value}")
+
+    return check
+
+
+def _check_beta(beta):
+    if not callable(beta) and not (isinstance(beta, (int, float)) and 0 <= beta < float("inf")):
+        raise ValueError(
+            f"`beta` must be a float >= 0 or a LearningRateSchedule. Received: beta={beta!r}"
+        )
+
+
 class BaseVAE(LatentModel):
     """A `LatentModel` with a likelihood p(x|z), a prior p(z) and a bound on log p(x).
 
@@ -39,7 +56,8 @@ class BaseVAE(LatentModel):
         prior: None for N(0, I), or anything with `log_prob` and `sample` (see `with_prior`); of
             several groups of latents a family sets `self.prior` itself.
         beta: float, or a `LearningRateSchedule` of the optimizer's iterations, the weight of the KL
-            while training; evaluation has 1. Above 1 it is a beta-VAE, rising to 1 a warm-up.
+            while training; evaluation has 1. Above 1 it is a beta-VAE, rising to 1 a warm-up. A
+            callback may set it too: nothing is compiled anew.
         free_bits: float, nats that each entry of what `bound` is given as KL may use before it
             costs anything, on the batch mean, while training.
         logged, seed, skip_threshold: see `Trainable`.
@@ -47,6 +65,12 @@ class BaseVAE(LatentModel):
 
     logged = ("reconstruction", "kl", "elbo")
     monitor = "elbo"
+    numbers = ("beta",)
+    adjustable = {
+        **LatentModel.adjustable,
+        "beta": _check_beta,
+        "free_bits": check_weight("free_bits"),
+    }
 
     def __init__(
         self,
@@ -62,12 +86,7 @@ class BaseVAE(LatentModel):
         **kwargs,
     ):
         beta = restore(beta)
-        if not callable(beta) and not (isinstance(beta, (int, float)) and 0 <= beta < float("inf")):
-            raise ValueError(
-                f"`beta` must be a float >= 0 or a LearningRateSchedule. Received: beta={beta!r}"
-            )
-        if not 0 <= free_bits < float("inf"):
-            raise ValueError(f"`free_bits` must be >= 0. Received: free_bits={free_bits}")
+        _check_beta(beta)
         logged = (
             *(self.logged if logged is None else logged),
             *(["beta"] if callable(beta) else []),
@@ -77,6 +96,11 @@ class BaseVAE(LatentModel):
         if not isinstance(latent_domain, tuple) or prior is not None:
             self.prior = priors.get(prior, self.latent_shape, self)
         self.beta, self.free_bits = beta, free_bits
+
+    def adjusting(self, name, value):
+        if name == "beta" and callable(value) and "beta" not in self.logged:
+            raise ValueError("A schedule of `beta`, which is logged, comes when a model is built")
+        super().adjusting(name, value)
 
     @property
     def sees_bits(self):
@@ -134,7 +158,8 @@ class BaseVAE(LatentModel):
             outputs["error"] = self.likelihood.error(x, parameters)
             fitting = self.likelihood.log_prob(x, parameters, self.batch_mean)
             distortion = -_over_draws(fitting)
-        beta = self.beta(self.optimizer.iterations) if callable(self.beta) else self.beta
+        scheduled = callable(self.beta)
+        beta = self.beta(self.optimizer.iterations) if scheduled else self.number("beta")
         beta = ops.cast(beta, "float32")
         loss = distortion + beta * self.rate(kl, beta)
         return {**outputs, "loss": loss, "beta": beta * ops.ones_like(total)}

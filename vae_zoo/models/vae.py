@@ -12,8 +12,13 @@ from keras import ops
 
 from vae_zoo.engine.saving import restore
 from vae_zoo.models.kinds import BaseVAE
-from vae_zoo.parts import domains, likelihoods
+from vae_zoo.parts import domains, likelihoods, own_networks
 from vae_zoo.parts.posteriors import DiagonalGaussian
+
+
+def _check_samples(num_samples):
+    if num_samples < 1:
+        raise ValueError(f"`num_samples` must be at least 1. Received: {num_samples}")
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -25,9 +30,10 @@ class VAE(BaseVAE):
 
     Args:
         encoder: Keras model, examples (batch, *shape) -> (z_mean, z_log_var), both
-            (batch, *latent_shape).
+            (batch, *latent_shape): two outputs, a dict of these names, or one output with both
+            on its last axis.
         decoder: Keras model, latents -> the likelihood's parameters, (batch, *shape) with
-            likelihood.num_parameters(channels) on the last axis.
+            likelihood.num_parameters(channels) on the last axis: logits for "bernoulli".
         likelihood: a `Likelihood` or its name: "bernoulli" (black and white), "gaussian" (optimal
             variance), "laplace", "discretized_logistic" (8-bit grey or colour).
         beta: float, or a `LearningRateSchedule` of the optimizer's iterations, the weight of the KL
@@ -44,6 +50,8 @@ class VAE(BaseVAE):
     Logs: reconstruction (-E log p(x|z)), kl, elbo (nats per example); beta where it is a schedule.
     """
 
+    adjustable = {**BaseVAE.adjustable, "num_samples": _check_samples}
+
     def __init__(
         self,
         encoder,
@@ -59,18 +67,9 @@ class VAE(BaseVAE):
         dtype=None,
         name=None,
     ):
-        if num_samples < 1:
-            raise ValueError(f"`num_samples` must be at least 1. Received: {num_samples}")
         encoder, decoder = restore(encoder), restore(decoder)
         likelihood = likelihoods.get(likelihood)
-        shape, latent_shape = tuple(encoder.input_shape[1:]), tuple(decoder.input_shape[1:])
-        expected = (*shape[:-1], likelihood.num_parameters(shape[-1]))
-        if tuple(decoder.output_shape[1:]) != expected:
-            raise ValueError(
-                f"`decoder` must return (batch, *{expected}) for the "
-                f"{type(likelihood).__name__} likelihood of examples {shape}. "
-                f"Received: {decoder.output_shape}"
-            )
+        shape, latent_shape = own_networks.check(encoder, decoder, likelihood)
         super().__init__(
             domains.of_shape(shape, unit=likelihood.binary),
             domains.Arrays(latent_shape),
@@ -87,7 +86,7 @@ class VAE(BaseVAE):
         self.num_samples = num_samples
 
     def posterior(self, x, y=None, training=False):
-        z_mean, z_log_var = self.encoder(x, training=training)
+        z_mean, z_log_var = own_networks.heads(self.encoder(x, training=training))
         z_mean, z_log_var = ops.cast(z_mean, "float32"), ops.cast(z_log_var, "float32")
         return DiagonalGaussian(z_mean, ops.clip(z_log_var, -20.0, 10.0))
 

@@ -16,7 +16,7 @@ from keras import ops
 
 from vae_zoo.engine.replicas import replica_sum
 from vae_zoo.engine.tracking import SetMetric
-from vae_zoo.models.kinds import BaseVAE
+from vae_zoo.models.kinds import BaseVAE, LatentModel, check_weight
 from vae_zoo.parts import domains, likelihoods, networks, priors
 from vae_zoo.parts.posteriors import Certain
 from vae_zoo.parts.quantizers import Codebook, FiniteScalars
@@ -62,6 +62,8 @@ class VQVAE(BaseVAE):
 
     logged = ("reconstruction", "codebook", "commitment", "kl", "elbo")
     grid_names = ("",)  # the coarsest grid first
+    numbers = ("commitment",)
+    adjustable = {**LatentModel.adjustable, "commitment": check_weight("commitment")}
 
     def __init__(
         self,
@@ -89,8 +91,6 @@ class VQVAE(BaseVAE):
         if levels is not None:
             codes, code_dim, commitment = math.prod(levels), len(levels), 0.0
         likelihood = likelihoods.get(likelihood)
-        if not 0 <= commitment < float("inf"):
-            raise ValueError(f"`commitment` must be >= 0. Received: commitment={commitment}")
         shape = networks.check_shape(shape, images=True)
         networks_of = {"filters": filters, "units": None, "activation": activation}
         networks_of |= {"blocks": blocks, "dtype": dtype}
@@ -188,7 +188,7 @@ class VQVAE(BaseVAE):
         for i, (z, codes, _) in enumerate(grids):
             outputs |= {f"z_{i}": z, f"codes_{i}": codes}
         if training:  # eq. 3
-            loss = outputs["loss"] + self.commitment * outputs["commitment"]
+            loss = outputs["loss"] + self.number("commitment") * outputs["commitment"]
             averaged = self.codebooks[0].averaged
             outputs["loss"] = loss if averaged else loss + outputs["codebook"]
         return outputs

@@ -10,6 +10,7 @@ import keras
 from keras import layers, ops
 
 from vae_zoo.engine.replicas import replica_sum
+from vae_zoo.engine.saving import Settled
 from vae_zoo.parts import distributions
 
 
@@ -37,12 +38,13 @@ def get(identifier):
     return names[identifier]()
 
 
-class Likelihood(layers.Layer):
+class Likelihood(Settled, layers.Layer):
     """Base of all: `x` is float32 (batch, ..., channels), images in [0, 1] say, `parameters`
     float32 (..., batch, ..., `num_parameters(channels)`), as the decoder returns them; leading axes
     of `parameters` are draws of z."""
 
     binary = False  # True: training draws the bits x ~ Bernoulli(grey level) anew at every step
+    unbounded = False  # True: parameters are logits and the like, which no activation may bound
     fitted = False  # True: `log_prob` depends on the batch where `batch_mean` is given
 
     def __init__(self, **kwargs):
@@ -99,7 +101,7 @@ class Bernoulli(Likelihood):
     by a draw, they are never targets themselves.
     """
 
-    binary = True
+    binary = unbounded = True
 
     def log_prob(self, x, parameters, batch_mean=None):
         return _summed(distributions.bernoulli_log_prob, x, parameters)
@@ -231,6 +233,8 @@ class DiscretizedLogistic(Likelihood):
     Args:
         components: int, logistics in the mixture of a pixel (10 in the paper).
     """
+
+    unbounded = True
 
     def __init__(self, components=5, **kwargs):
         super().__init__(**kwargs)

@@ -7,13 +7,14 @@ import numpy as np
 from keras import layers, ops
 
 from vae_zoo.engine.replicas import replica, replica_sum
+from vae_zoo.engine.saving import Settled
 from vae_zoo.parts.layers import check_sizes, check_widths
 
 MOST_CODES = 2**16  # of finite scalars, which are counted one by one
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
-class Codebook(layers.Layer):
+class Codebook(Settled, layers.Layer):
     """K vectors e_1 … e_K, and which of them is nearest: k = argmin_j ||z - e_j||.
 
     van den Oord, Vinyals and Kavukcuoglu 2017 (VQ-VAE), arXiv:1711.00937, eq. 1-2. Learned by the

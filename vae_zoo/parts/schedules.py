@@ -10,6 +10,8 @@ import math
 import keras
 from keras import ops
 
+from vae_zoo.engine.saving import Settled
+
 LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 
 
@@ -23,7 +25,7 @@ def warm_up(steps, beta=1.0):
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
-class Cyclical(LearningRateSchedule):
+class Cyclical(Settled, LearningRateSchedule):
     """Rises linearly from 0 to `beta`, stays there, and starts again, `period` by `period`.
 
     beta(t) = beta * min(1, (t mod period) / (ratio * period))
@@ -53,7 +55,7 @@ class Cyclical(LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
-class Sigmoid(LearningRateSchedule):
+class Sigmoid(Settled, LearningRateSchedule):
     """Rises along a logistic curve: beta(t) = beta / (1 + exp(-(t - midpoint) / width)).
 
     Bowman et al., "Generating Sentences from a Continuous Space", CoNLL 2016, arXiv:1511.06349,
