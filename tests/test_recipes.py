@@ -294,7 +294,7 @@ WRONG = {  # flag -> values that cannot be
     "encoder_learning_rates": ["1e-3,-1", ""],
     "importance_samples": ["-5"],
     "importance_images": ["0"],
-    "seed": ["-1", "4294967296"],
+    "seed": ["-1", "2147483648"],
     "trials": ["0", "-3"],
     "image_size": ["0,0", "8", "8,8,2", "8,8,3,1", "-8,8"],
     "latent_dim": ["0"],
