@@ -64,7 +64,7 @@ RANGES = {
         (lambda value: value > 0, "must be more than 0"),
     ),
     "kernel_size": (lambda value: value >= 3 and value % 2, "must be odd, 3 or more"),
-    "seed": (lambda value: 0 <= value < 2**32, f"must be 0 to {2**32 - 1}"),
+    "seed": (lambda value: 0 <= value < 2**31, f"must be 0 to {2**31 - 1}"),
     "image_size": (_is_size, "must be height,width or height,width,channels (1 or 3 channels)"),
     "likelihood": _one_of("bernoulli", "gaussian", "laplace", "discretized_logistic"),
     "schedule": _one_of("cosine", "linear", "exponential", "constant"),
@@ -93,7 +93,7 @@ def run(function, argv=None, distribute=False):
             the type of its default: int, float (finite), str, bool (`--flag`, `--no-flag`), or a
             tuple of these, separated by commas. An annotation such as `float` or `int | None`
             comes before the default; None without one is read as str. A parameter without a
-            default is given by its place, without a flag.
+            default is given by its place, without a flag. What is in `RANGES` has a range.
         argv: list of str, the arguments; those of the process if None.
         distribute: bool, whether `function` works on several devices.
 

@@ -64,6 +64,8 @@ def _(model: VQVAE, x, y, output, seed):
     grids = zip(model.grid_names, codes, model.code_vectors())
     grids = {f"codes{name}": (grid, vectors) for name, grid, vectors in grids}
     original = model.domain.pictures(shown)
+    if original is None:
+        return
     made = model.domain.pictures(model.reconstruct(shown, labels))
     path = plots.code_maps(original, grids, made, output / "code_maps.png")
     yield path, "the code at each place as a colour, near ones for near vectors"
