@@ -457,7 +457,7 @@ ROOMS = {
     "lab": (
         {"__init__"},
         {"metrics", "canvas", "checkpoint", "transfer", "export", "console", "spaces"},
-        {"charts", "callbacks", "measure"},
+        {"charts", "planes", "callbacks", "measure"},
         {"plots", "evaluate"},
         {"pictures"},
         {"runs"},

@@ -22,11 +22,13 @@ from vae_zoo.lab.canvas import (
     tidy,
 )
 from vae_zoo.lab.charts import accuracies, parallel, rate_distortion, search
+from vae_zoo.lab.planes import density, steps
 
 __all__ = [
     "accuracies",
     "code_maps",
     "curves",
+    "density",
     "group_rates",
     "image_grid",
     "image_rows",
@@ -38,6 +40,7 @@ __all__ = [
     "reconstructions",
     "samples",
     "search",
+    "steps",
 ]
 
 UNITS = {  # of what is logged and is no number of nats
