@@ -3,12 +3,11 @@
 `--help` lists the settings. The function behind it is `vae_zoo.evaluate.evaluate`.
 """
 
-import json
 import pathlib
 
 import keras
 
-from vae_zoo import cli, distribute, load_model, zoo
+from vae_zoo import cli, distribute, load_model, runs, zoo
 from vae_zoo.evaluate import evaluate
 
 
@@ -33,7 +32,7 @@ def evaluate_model(
         json_file: where to write the numbers
     """
     path = pathlib.Path(path)
-    dataset = dataset or _trained_on(path if path.is_dir() else path.parent)
+    dataset = dataset or runs.trained_on(path if path.is_dir() else path.parent)
     keras.utils.set_random_seed(seed)
     numbers = evaluate(
         load_model(path, compile=False),
@@ -49,16 +48,6 @@ def evaluate_model(
     if json_file and distribute.is_main():
         cli.write_json(json_file, numbers)
     return numbers
-
-
-def _trained_on(folder):
-    """The data set that the card of an entry or the config of a run names."""
-    for name in ("card.json", "config.json"):
-        if (folder / name).is_file():
-            settings = json.loads((folder / name).read_text())["settings"]
-            if "dataset" in settings:  # fine-tuning is told of a folder of images
-                return settings["dataset"]
-    raise ValueError(f"{folder} does not say what the model was trained on: pass --dataset")
 
 
 if __name__ == "__main__":

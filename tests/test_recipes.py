@@ -68,6 +68,7 @@ def test_every_recipe_is_tried():
     assert {path.stem for path in RECIPES.glob("*.py")} == {
         *TINY,
         "evaluate",
+        "priors",
         "fine_tune",
         "tune",
         "classify",
@@ -127,6 +128,24 @@ def test_flow_of_the_plane_is_drawn(run, tmp_path):
         assert "exact, 100" in printed
     model = vae_zoo.load_model(tmp_path)
     assert model.shape == (2,)
+
+
+def test_priors_of_one_model_are_compared(run, tmp_path):
+    settings = ["--dataset", "digits", "--epochs", 1, "--couplings", 2, "--units", 4]
+    settings += ["--importance-samples", 3, "--importance-images", 20, "--pseudo-inputs", 20]
+    path = RECIPES.parent / "saved_models/dense_vae_mnist_2d"
+    printed = run("priors", path, *settings, "--output", tmp_path)
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    kinds = ("normal", "mixture", "vamp", "flow")
+    assert set(numbers) == {f"nll_iw3_{kind}" for kind in kinds}
+    model, (x, _) = vae_zoo.load_model(path), data.load("digits", "test")
+    nll = -model.log_likelihood(data.binarize(x)[:20], num_samples=3).mean()
+    assert numbers["nll_iw3_normal"]["value"] == pytest.approx(nll, rel=1e-5)
+    assert (tmp_path / "priors.png").is_file() and "nll_iw3_flow" in printed
+    # An autoencoder generates then.
+    path = RECIPES.parent / "saved_models/autoencoder_mnist"
+    run("priors", path, *settings, "--output", tmp_path / "of_autoencoder")
+    assert (tmp_path / "of_autoencoder/priors.png").is_file()
 
 
 def test_evaluate_knows_what_a_run_was_trained_on(tmp_path, capsys):

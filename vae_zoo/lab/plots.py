@@ -41,6 +41,7 @@ __all__ = [
     "samples",
     "search",
     "steps",
+    "strips",
 ]
 
 UNITS = {  # of what is logged and is no number of nats
@@ -96,6 +97,17 @@ def reconstructions(originals, reconstructed, path, caption=None):
             f"{shapes[0][:3]} and {shapes[1][:3]} (images, height, width)"
         )
     return _below_each_other(rows, path, caption)
+
+
+def strips(rows, path, caption=None):
+    """Images in labelled rows, one below the other.
+
+    Args:
+        rows: dict, name -> (n, height, width, channels), all of one shape.
+        path: the PNG to write.
+        caption: str, below the rows.
+    """
+    return _below_each_other({name: rgb(images) for name, images in rows.items()}, path, caption)
 
 
 def code_maps(originals, grids, reconstructed, path, caption=None):

@@ -4,6 +4,7 @@
 """
 
 import functools
+import json
 import os
 import pathlib
 import platform
@@ -102,19 +103,64 @@ def prior(kind, latent_shape, images, components=100, couplings=8, units=64, see
 
 
 def fitted_prior(model, kind, train, seed=0):
-    """The trained model, with a mixture of Gaussians as its prior where that is the kind.
+    """The trained model, with a mixture of Gaussians as its prior where that is the kind; args as
+    of `prior_of_latents`."""
+    return model.with_prior(prior_of_latents(kind, model, train)) if kind == "mixture" else model
+
+
+def prior_of_latents(
+    kind,
+    model,
+    train,
+    validation=None,
+    *,
+    components=10,
+    couplings=8,
+    units=64,
+    epochs=50,
+    seed=0,
+    output=None,
+    resume=False,
+):
+    """A prior fitted to the latents of a trained model: draws z ~ q(z|x), the codes of an
+    autoencoder.
+
+    Ghosh et al. 2020 (RAE), arXiv:1903.12436, section 4; with a VAE as the second model Dai and
+    Wipf 2019, arXiv:1903.05789.
 
     Args:
-        model: trained model.
-        kind: as of `prior`.
-        train: pair (x, y); the mixture is fitted to a draw of the latents of each, 10,000 at most.
+        kind: "normal"; "mixture" of Gaussians; "vamp", the posteriors of training images; "flow", a
+            `RealNVP` of standardised latents.
+        model: trained `LatentModel` of one group of latents.
+        train, validation: pairs (x, y); the flow alone needs the second.
+        components: int, of the mixture, or the VampPrior.
+        couplings, units, epochs, resume: of the flow, and of its training.
         seed: int.
+        output: folder of the flow's run.
     """
-    if kind != "mixture":
-        return model
-    some = spread(len(train[0]))
-    z = model.draws(np.asarray(train[0][some]), seed=seed)
-    return model.with_prior(priors.GaussianMixture.fit(z, seed=seed))
+    if kind == "normal":
+        return priors.StandardNormal(model.latent_shape)
+    if kind == "vamp":
+        return prior(kind, model.latent_shape, train[0], components, seed=seed)
+    if kind not in ("mixture", "flow"):
+        raise ValueError(f"The prior must be normal, mixture, vamp or flow. Received: {kind}")
+    if kind == "mixture":
+        z = latents(model, np.asarray(train[0][spread(len(train[0]))]), seed)
+        return priors.GaussianMixture.fit(z, components, seed=seed)
+    z = [latents(model, np.asarray(x[:]), seed + i) for i, (x, _) in enumerate((train, validation))]
+    flow = RealNVP(model.latent_shape, couplings, units, seed=seed)
+    flow.start_norms(z[0][:5000])
+    rate = scheduled(2e-3, "cosine", epochs, len(z[0]), 128)
+    flow.compile(keras.optimizers.Adam(rate, **averages(1.0, -(-len(z[0]) // 128))))
+    how = {"epochs": epochs, "batch_size": 128, "seed": seed, "patience": 10}
+    how |= {"output": output, "resume": resume, "couplings": couplings, "units": units}
+    fit(flow, *((part, None) for part in z), **how)
+    return flow
+
+
+def latents(model, x, seed=0):
+    """What a prior is fitted to: draws z ~ q(z|x) of a VAE, the codes of an autoencoder."""
+    return model.draws(x, seed=seed) if isinstance(model, BaseVAE) else model.encode(x)
 
 
 def fit(
@@ -223,6 +269,17 @@ def settings_of_prior(settings, name="prior"):
     them, in a folder of its own; it stops once it learns the training latents by heart."""
     output = pathlib.Path(settings["output"], name)
     return {**settings, "epochs": settings["prior_epochs"], "patience": 5, "output": output}
+
+
+def trained_on(folder):
+    """The data set that the card of an entry or the config of a run names."""
+    for name in ("card.json", "config.json"):
+        file = pathlib.Path(folder, name)
+        if file.is_file():
+            settings = json.loads(file.read_text())["settings"]
+            if "dataset" in settings:  # fine-tuning is told of a folder of images
+                return settings["dataset"]
+    raise ValueError(f"{folder} does not say what the model was trained on: pass --dataset")
 
 
 def report(model, train, test, history, settings, importance_samples=0):
