@@ -3,11 +3,9 @@
 `--help` lists the settings. The function behind it is `vae_zoo.evaluate.evaluate`.
 """
 
-import json
-
 import keras
 
-from vae_zoo import cli, distribute, load_model, zoo
+from vae_zoo import cli, distribute, load_model, runs, zoo
 from vae_zoo.evaluate import evaluate
 
 
@@ -36,7 +34,7 @@ def evaluate_model(
     """
     path = zoo.find(path)
     if not dataset:
-        dataset, size = _trained_on(path.parent)
+        dataset, size = runs.trained_on(path.parent)
         image_size = image_size or size
     keras.utils.set_random_seed(seed)
     model = load_model(path, compile=False)
@@ -55,17 +53,6 @@ def evaluate_model(
     if json_file and distribute.is_main():
         cli.write_json(json_file, numbers)
     return numbers
-
-
-def _trained_on(folder):
-    """The data set that the card of an entry or the config of a run names, and the size that its
-    images were brought to, or None."""
-    for name in ("card.json", "config.json"):
-        if (folder / name).is_file():
-            settings = json.loads((folder / name).read_text())["settings"]
-            if "dataset" in settings:  # fine-tuning is told of a folder of images
-                return settings["dataset"], settings.get("image_size")
-    raise ValueError(f"{folder} does not say what the model was trained on: pass --dataset")
 
 
 if __name__ == "__main__":

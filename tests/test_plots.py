@@ -379,3 +379,16 @@ print(heavy, "matplotlib.pyplot" in sys.modules, "keras" in sys.modules)
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment
     )
     assert (done.stdout, done.returncode) == ("set() False False\n", 0), done.stderr
+
+
+def test_density_is_brightest_where_it_is_highest(tmp_path):
+    x = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    peak = np.array([8.0, 2.0])  # at the right, below the middle
+    path = plots.density(x, x, lambda z: -((z - peak) ** 2).sum(axis=1), tmp_path / "density.png")
+    page = pixels(path).astype(int)
+    yellow = np.abs(page - (253, 231, 36)).sum(axis=-1) < 20  # the top of the scale
+    purple = np.abs(page - (68, 1, 84)).sum(axis=-1) < 20  # its bottom
+    (top, bottom), (left, right) = ((a.min(), a.max()) for a in np.nonzero(purple))
+    y, x = (a.mean() for a in np.nonzero(yellow))
+    assert (x - left) / (right - left) == pytest.approx((8 + 1.5) / 13, abs=0.03)
+    assert (y - top) / (bottom - top) == pytest.approx(1 - (2 + 1.5) / 13, abs=0.03)

@@ -8,6 +8,7 @@ import numpy as np
 from vae_zoo.lab import plots
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
+from vae_zoo.models.real_nvp import RealNVP
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.parts import domains
 
@@ -36,6 +37,19 @@ def pictures(model, x, y, output, seed):
 @pictures.register
 def _(model: Density, x, y, output, seed):
     yield from samples(model, output / "samples.png", seed)
+    if model.domain.shape == (2,) and model.condition is None:
+        n = min(len(x), 2000)
+        new, path = model.sample(n, seed=seed), output / "density.png"
+        yield plots.density(x[:n], new, model.log_likelihood, path), "data, density and samples"
+
+
+@pictures.register
+def _(model: RealNVP, x, y, output, seed):
+    yield from pictures.dispatch(Density)(model, x, y, output, seed)
+    if model.domain.shape == (2,):
+        z = np.random.default_rng(seed).normal(size=(2000, 2)).astype("float32")
+        points = model.run("steps", lambda z: tuple(model.steps(z)), z)
+        yield plots.steps(points, output / "steps.png"), "noise on its way through the couplings"
 
 
 @pictures.register

@@ -22,11 +22,13 @@ from vae_zoo.lab.canvas import (
     tidy,
 )
 from vae_zoo.lab.charts import accuracies, parallel, rate_distortion, search
+from vae_zoo.lab.planes import density, steps
 
 __all__ = [
     "accuracies",
     "code_maps",
     "curves",
+    "density",
     "group_rates",
     "image_grid",
     "image_rows",
@@ -38,6 +40,8 @@ __all__ = [
     "reconstructions",
     "samples",
     "search",
+    "steps",
+    "strips",
 ]
 
 UNITS = {  # of what is logged and is no number of nats
@@ -93,6 +97,17 @@ def reconstructions(originals, reconstructed, path, caption=None):
             f"{shapes[0][:3]} and {shapes[1][:3]} (images, height, width)"
         )
     return _below_each_other(rows, path, caption)
+
+
+def strips(rows, path, caption=None):
+    """Images in labelled rows, one below the other.
+
+    Args:
+        rows: dict, name -> (n, height, width, channels), all of one shape.
+        path: the PNG to write.
+        caption: str, below the rows.
+    """
+    return _below_each_other({name: rgb(images) for name, images in rows.items()}, path, caption)
 
 
 def code_maps(originals, grids, reconstructed, path, caption=None):

@@ -5,11 +5,9 @@ measures, draws and saves.
 """
 
 import functools
-import json
 import os
 import pathlib
 import platform
-import shutil
 
 import keras
 import numpy as np
@@ -18,71 +16,16 @@ from vae_zoo import data, files
 from vae_zoo.engine.batches import Batches
 from vae_zoo.lab import console, plots, transfer
 from vae_zoo.lab.callbacks import NoticeCollapse, TensorBoard
-from vae_zoo.lab.checkpoint import Checkpoint, seconds_of, settings_of
+from vae_zoo.lab.checkpoint import Checkpoint, seconds_of
 from vae_zoo.lab.evaluate import labels_of, measure
 from vae_zoo.lab.measure import spread
-from vae_zoo.lab.pictures import NAMES, pictures
+from vae_zoo.lab.output import claim, clear, trained_on
+from vae_zoo.lab.pictures import pictures
 from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.models.real_nvp import RealNVP
 from vae_zoo.parts import domains, priors
 
-FREE = ("output", "resume", "overwrite", "tensorboard")  # settings that change no number
-
-
-def claim(settings):
-    """Looks at the folder of a run before anything else is done: another run there stays.
-
-    Args:
-        settings: dict, what the run is started with, `output` among it. `overwrite` lets it take
-            the place of any run, `resume` is left to `fit`.
-
-    Raises:
-        ValueError: if a run with other settings is there, or no folder can be.
-    """
-    output = pathlib.Path(settings["output"])
-    if above := next((p for p in (output, *output.parents) if p.exists() and not p.is_dir()), None):
-        raise ValueError(f"--output must be a folder. Received: {above}, which is a file")
-    if settings.get("overwrite") and settings.get("resume"):
-        raise ValueError(
-            "--resume goes on with a run and --overwrite replaces it: pass one of them"
-        )
-    if settings.get("overwrite") or settings.get("resume"):
-        return
-    own = json.loads(json.dumps(settings, default=str))
-    own |= {"backend": keras.backend.backend()}
-    if (output / "config.json").is_file():
-        config = json.loads((output / "config.json").read_text())
-        then = {**config.get("settings", {}), "backend": config.get("backend", own["backend"])}
-    elif (output / "checkpoint.npz").is_file():
-        then = settings_of(output)
-        own = {name: own.get(name) for name in then}
-    elif any((output / name).exists() for name in ("model.keras", "numbers.json", "search.json")):
-        raise ValueError(f"{output} holds other results: choose another --output, or --overwrite")
-    else:
-        return
-    names = [name for name in {**then, **own} if name not in FREE]
-    other = [name for name in names if then.get(name) != own.get(name)]
-    if other:
-        shown = ", ".join(f"{name}={then.get(name)}" for name in other[:5])
-        shown += f" and {len(other) - 5} more that differ" if len(other) > 5 else ""
-        raise ValueError(
-            f"{output} holds a run with {shown}: choose another --output, or replace the run with "
-            "--overwrite"
-        )
-    print(
-        f"{output} holds a run with the same settings, which this one replaces (--resume goes on "
-        "with one that was killed)"
-    )
-
-
-def _clear(output):
-    """Removes what a run that is about to be replaced has written, but what `fit` writes anew."""
-    for name in ("model.keras", "config.json", "numbers.json", *(f"{name}.png" for name in NAMES)):
-        (output / name).unlink(missing_ok=True)
-    shutil.rmtree(output / "tensorboard", ignore_errors=True)
-    for inner in [*output.glob("prior*/"), output / "scratch"]:
-        if (inner / "checkpoint.npz").is_file():
-            shutil.rmtree(inner)
+__all__ = ["claim", "fit", "fitted_prior", "report", "splits", "trained_on"]
 
 
 def splits(dataset, image_size=None, binary=False, static=False):
@@ -174,19 +117,64 @@ def prior(kind, latent_shape, images, components=100, couplings=8, units=64, see
 
 
 def fitted_prior(model, kind, train, seed=0):
-    """The trained model, with a mixture of Gaussians as its prior where that is the kind.
+    """The trained model, with a mixture of Gaussians as its prior where that is the kind; args as
+    of `prior_of_latents`."""
+    return model.with_prior(prior_of_latents(kind, model, train)) if kind == "mixture" else model
+
+
+def prior_of_latents(
+    kind,
+    model,
+    train,
+    validation=None,
+    *,
+    components=10,
+    couplings=8,
+    units=64,
+    epochs=50,
+    seed=0,
+    output=None,
+    resume=False,
+):
+    """A prior fitted to the latents of a trained model: draws z ~ q(z|x), the codes of an
+    autoencoder.
+
+    Ghosh et al. 2020 (RAE), arXiv:1903.12436, section 4; with a VAE as the second model Dai and
+    Wipf 2019, arXiv:1903.05789.
 
     Args:
-        model: trained model.
-        kind: as of `prior`.
-        train: pair (x, y); the mixture is fitted to a draw of the latents of each, 10,000 at most.
+        kind: "normal"; "mixture" of Gaussians; "vamp", the posteriors of training images; "flow", a
+            `RealNVP` of standardised latents.
+        model: trained `LatentModel` of one group of latents.
+        train, validation: pairs (x, y); the flow alone needs the second.
+        components: int, of the mixture, or the VampPrior.
+        couplings, units, epochs, resume: of the flow, and of its training.
         seed: int.
+        output: folder of the flow's run.
     """
-    if kind != "mixture":
-        return model
-    some = spread(len(train[0]))
-    z = model.draws(np.asarray(train[0][some]), seed=seed)
-    return model.with_prior(priors.GaussianMixture.fit(z, seed=seed))
+    if kind == "normal":
+        return priors.StandardNormal(model.latent_shape)
+    if kind == "vamp":
+        return prior(kind, model.latent_shape, train[0], components, seed=seed)
+    if kind not in ("mixture", "flow"):
+        raise ValueError(f"The prior must be normal, mixture, vamp or flow. Received: {kind}")
+    if kind == "mixture":
+        z = latents(model, np.asarray(train[0][spread(len(train[0]))]), seed)
+        return priors.GaussianMixture.fit(z, components, seed=seed)
+    z = [latents(model, np.asarray(x[:]), seed + i) for i, (x, _) in enumerate((train, validation))]
+    flow = RealNVP(model.latent_shape, couplings, units, seed=seed)
+    flow.start_norms(z[0][:5000])
+    rate = scheduled(2e-3, "cosine", epochs, len(z[0]), 128)
+    flow.compile(keras.optimizers.Adam(rate, **averages(1.0, -(-len(z[0]) // 128))))
+    how = {"epochs": epochs, "batch_size": 128, "seed": seed, "patience": 10}
+    how |= {"output": output, "resume": resume, "couplings": couplings, "units": units}
+    fit(flow, *((part, None) for part in z), **how)
+    return flow
+
+
+def latents(model, x, seed=0):
+    """What a prior is fitted to: draws z ~ q(z|x) of a VAE, the codes of an autoencoder."""
+    return model.draws(x, seed=seed) if isinstance(model, BaseVAE) else model.encode(x)
 
 
 def fit(
@@ -242,7 +230,7 @@ def fit(
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
     if not resume:
-        _clear(output)
+        clear(output)
     batches = Batches(*train, batch_size=batch_size, seed=seed, augment=augment)
     held_out = Batches(*validation, batch_size=batch_size, shuffle=False)
     if (rising := settings.get("warmup_epochs", 0)) > epochs:

@@ -60,11 +60,11 @@ class RealNVP(Density):
     It plays the role of a prior: `log_prob` and `sample` are those of `priors.py`.
 
     Example:
-        model = RealNVP((2,), couplings=6, units=32)
-        model.start_norms(points)
+        model = RealNVP((28, 28, 1), couplings=2, units=8, pixels=True, squeezes=2)
+        model.start_norms(images)
         model.compile("adam")
-        model.fit(points, epochs=2)
-        new = model.sample(100)
+        model.fit(images, epochs=2)
+        new = model.sample(4)
     """
 
     def __init__(

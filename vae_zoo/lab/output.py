@@ -1,0 +1,80 @@
+"""The folder of a run: whether another run is there, and what was trained in it."""
+
+import json
+import pathlib
+import shutil
+
+import keras
+
+from vae_zoo.lab.checkpoint import settings_of
+from vae_zoo.lab.pictures import NAMES
+
+FREE = ("output", "resume", "overwrite", "tensorboard")  # settings that change no number
+
+
+def claim(settings):
+    """Looks at the folder of a run before anything else is done: another run there stays.
+
+    Args:
+        settings: dict, what the run is started with, `output` among it. `overwrite` lets it take
+            the place of any run, `resume` is left to `fit`.
+
+    Raises:
+        ValueError: if a run with other settings is there, or no folder can be.
+    """
+    output = pathlib.Path(settings["output"])
+    if above := next((p for p in (output, *output.parents) if p.exists() and not p.is_dir()), None):
+        raise ValueError(f"--output must be a folder. Received: {above}, which is a file")
+    if settings.get("overwrite") and settings.get("resume"):
+        raise ValueError(
+            "--resume goes on with a run and --overwrite replaces it: pass one of them"
+        )
+    if settings.get("overwrite") or settings.get("resume"):
+        return
+    own = json.loads(json.dumps(settings, default=str))
+    own |= {"backend": keras.backend.backend()}
+    if (output / "config.json").is_file():
+        config = json.loads((output / "config.json").read_text())
+        then = {**config.get("settings", {}), "backend": config.get("backend", own["backend"])}
+    elif (output / "checkpoint.npz").is_file():
+        then = settings_of(output)
+        own = {name: own.get(name) for name in then}
+    elif any((output / name).exists() for name in ("model.keras", "numbers.json", "search.json")):
+        raise ValueError(f"{output} holds other results: choose another --output, or --overwrite")
+    else:
+        return
+    names = [name for name in {**then, **own} if name not in FREE]
+    other = [name for name in names if then.get(name) != own.get(name)]
+    if other:
+        shown = ", ".join(f"{name}={then.get(name)}" for name in other[:5])
+        shown += f" and {len(other) - 5} more that differ" if len(other) > 5 else ""
+        raise ValueError(
+            f"{output} holds a run with {shown}: choose another --output, or replace the run with "
+            "--overwrite"
+        )
+    print(
+        f"{output} holds a run with the same settings, which this one replaces (--resume goes on "
+        "with one that was killed)"
+    )
+
+
+def clear(output):
+    """Removes what a run that is about to be replaced has written, but what `fit` writes anew."""
+    for name in ("model.keras", "config.json", "numbers.json", *(f"{name}.png" for name in NAMES)):
+        (output / name).unlink(missing_ok=True)
+    shutil.rmtree(output / "tensorboard", ignore_errors=True)
+    for inner in [*output.glob("prior*/"), output / "scratch"]:
+        if (inner / "checkpoint.npz").is_file():
+            shutil.rmtree(inner)
+
+
+def trained_on(folder):
+    """The data set that the card of an entry or the config of a run names, and the size that its
+    images were brought to, or None."""
+    for name in ("card.json", "config.json"):
+        file = pathlib.Path(folder, name)
+        if file.is_file():
+            settings = json.loads(file.read_text())["settings"]
+            if "dataset" in settings:  # fine-tuning is told of a folder of images
+                return settings["dataset"], settings.get("image_size")
+    raise ValueError(f"{folder} does not say what the model was trained on: pass --dataset")
