@@ -20,7 +20,7 @@ SETTINGS = ("sigma", "fast", "checkpoint", "seed", "images")  # which a benchmar
 def denoise(
     image: str = None,
     sigma: float = None,
-    checkpoint="saved_models/gmm_patches_bsds",
+    checkpoint="gmm_patches_bsds",
     fast=True,
     benchmark: str = None,
     images: int = None,
@@ -31,11 +31,11 @@ def denoise(
     """Denoise a picture with a prior over patches, or measure how well that goes.
 
     Args:
-        image: the picture, PNG, JPEG, BMP or WebP; a photograph with noise put in if left out
+        image: the picture, of any common format; a photograph with noise put in if left out
         sigma: standard deviation of the noise, of 255 grey levels; estimated if left out, and 25
             where noise is put in
-        checkpoint: a folder with model.keras in it (an entry of the zoo, a run), or a .keras file,
-            of a Gaussian mixture of patches or of a VAE of patches without their mean
+        checkpoint: the name of an entry of the zoo, a run (a folder with model.keras in it), or a
+            file, of a Gaussian mixture of patches or of a VAE of patches without their mean
         fast: fewer patches and eigenvectors, several times as fast for a hundredth of a dB or two;
             --no-fast is exact
         benchmark: folder of clean images; noise is put in, and PSNR and SSIM of each are measured
@@ -44,8 +44,6 @@ def denoise(
         output: folder for pictures and numbers
         resume: go on with a benchmark that was killed
     """
-    if sigma is not None and not 0 <= sigma <= 255:
-        raise ValueError(f"--sigma must be in 0..255. Received: {sigma}")
     settings = {key: value for key, value in locals().items() if key in SETTINGS}
     prior, output = load_model(checkpoint, compile=False), pathlib.Path(output)
     if benchmark is not None:

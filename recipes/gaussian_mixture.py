@@ -14,6 +14,7 @@ SHOWN = 10  # components in the picture
 
 def gaussian_mixture(
     dataset="digits",
+    image_size: tuple[int, ...] = None,
     number=20_000,
     patch_size=8,
     components=20,
@@ -24,6 +25,7 @@ def gaussian_mixture(
     seed=0,
     output="output/gaussian_mixture",
     resume=False,
+    overwrite=False,
     tensorboard=False,
 ):
     """Fit a mixture of zero-mean Gaussians to patches of grey images, without their mean grey.
@@ -31,6 +33,7 @@ def gaussian_mixture(
     Args:
         dataset: digits, train400 or any grey image set: a .npz, a folder, a name of TensorFlow
             Datasets
+        image_size: height,width that images are brought to; as they are if left out
         number: training patches, at random places; as many as a tenth of them are held out twice
         patch_size: height and width of a patch in pixels
         components: Gaussians
@@ -41,13 +44,15 @@ def gaussian_mixture(
         seed: of patches and start
         output: folder for the model, its numbers and its pictures
         resume: go on from the last iteration's end of a run that was killed
+        overwrite: replace a run with other settings in output
         tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
+    runs.claim(settings)
     sizes = (number, max(1, number // 10), max(1, number // 10))
     train, validation, test = (
         (patches.drawn(images, n, patch_size, seed), None)
-        for (images, _), n in zip(runs.splits(dataset), sizes)
+        for (images, _), n in zip(runs.splits(dataset, image_size), sizes)
     )
 
     model = GaussianMixture(

@@ -31,6 +31,7 @@ TOYS = {  # function of (number of points, seed) -> points (n, 2) or (n, 3)
 
 def real_nvp(
     dataset="moons",
+    image_size: tuple[int, ...] = None,
     points=5000,
     epochs=60,
     batch_size=128,
@@ -47,6 +48,7 @@ def real_nvp(
     seed=0,
     output="output/real_nvp",
     resume=False,
+    overwrite=False,
     tensorboard=False,
 ):
     """Train a RealNVP and measure it on the test split.
@@ -54,6 +56,7 @@ def real_nvp(
     Args:
         dataset: moons, circles, blobs or spiral, points of the plane; or images as the other
             recipes take them, whose 256 levels are seen with uniform noise
+        image_size: height,width that images are brought to; as they are if left out
         points: of the plane, in the training split; half as many for validation and for the test
         epochs: passes over the training split, at most
         batch_size: examples in a step
@@ -71,9 +74,11 @@ def real_nvp(
         seed: of weights, noise and the order of the examples
         output: folder for the model, its numbers and its pictures
         resume: go on from the last epoch's end of a run that was killed
+        overwrite: replace a run with other settings in output
         tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
+    runs.claim(settings)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 
@@ -81,7 +86,7 @@ def real_nvp(
         sizes = (points, points // 2, points // 2)
         splits = [(toy(dataset, n, seed + i), None) for i, n in enumerate(sizes)]
     else:
-        splits = runs.splits(dataset)
+        splits = runs.splits(dataset, image_size)
     train, validation, test = splits
     examples = train[0]
 
