@@ -7,11 +7,14 @@ a linear probe of the latents, the encoder fine-tuned, the encoder's architectur
 
 import pathlib
 
-import keras
 import numpy as np
-from keras import layers
 
 from vae_zoo import VAE, cli, data, load_model, metrics, plots, transfer
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
+from keras import layers
 
 WAYS = ("probe", "fine-tuned", "scratch")
 

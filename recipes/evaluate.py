@@ -6,10 +6,12 @@
 import json
 import pathlib
 
-import keras
-
 from vae_zoo import cli, distribute, load_model, zoo
 from vae_zoo.evaluate import evaluate
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def evaluate_model(

@@ -14,11 +14,14 @@ import json
 import os
 import pathlib
 
-import keras
 import numpy as np
 
 from vae_zoo import cli, plots, tuning
 from vae_zoo.evaluate import measure
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def tune(
