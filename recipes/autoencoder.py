@@ -5,9 +5,11 @@ Look at `latent_grid.png`: between the codes there is nothing, which is why an a
 generate.
 """
 
-import keras
-
 from vae_zoo import Autoencoder, cli, runs
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def autoencoder(

@@ -9,11 +9,14 @@ there are training labels; beside it stands what all of them would have chosen.
 
 import pathlib
 
-import keras
 import numpy as np
-from keras import layers
 
 from vae_zoo import VAE, cli, load_model, metrics, plots, runs, transfer
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
+from keras import layers
 
 WAYS = ("probe", "fine-tuned", "scratch")
 

@@ -3,9 +3,11 @@
 Kingma and Welling 2014, arXiv:1312.6114.
 """
 
-import keras
-
 from vae_zoo import ConvVAE, cli, likelihoods, networks, runs, schedules
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def conv_vae(

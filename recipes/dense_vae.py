@@ -4,9 +4,11 @@ Kingma and Welling 2014, arXiv:1312.6114; the networks are those of Tomczak and 
 arXiv:1705.07120.
 """
 
-import keras
-
 from vae_zoo import DenseVAE, cli, likelihoods, runs, schedules
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def dense_vae(

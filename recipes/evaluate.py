@@ -3,10 +3,12 @@
 `--help` lists the settings. The function behind it is `vae_zoo.evaluate.evaluate`.
 """
 
-import keras
-
 from vae_zoo import cli, distribute, load_model, runs, zoo
 from vae_zoo.evaluate import evaluate
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def evaluate_model(

@@ -6,11 +6,14 @@
 
 import pathlib
 
-import keras
 import numpy as np
 
 from vae_zoo import cli, data, folders, load_model, plots, runs, transfer
 from vae_zoo.evaluate import measure
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def fine_tune(

@@ -9,9 +9,11 @@ Colours of the size of CIFAR (published bits per dimension are of all of CIFAR-1
         --network conv --latents 4,8,16 --widths 32,64,64 --groups 1,2,2 --batch-size 64 --balance
 """
 
-import keras
-
 from vae_zoo import HierarchicalVAE, cli, likelihoods, runs, schedules
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def hierarchical_vae(

@@ -3,9 +3,11 @@
 `python recipes/pixel_cnn.py --help` lists the settings. van den Oord et al. 2016, arXiv:1606.05328.
 """
 
-import keras
-
 from vae_zoo import PixelCNN, cli, runs
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def pixel_cnn(

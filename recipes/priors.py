@@ -8,12 +8,15 @@ An autoencoder has no prior, and so does not generate; with one of these it does
 
 import pathlib
 
-import keras
 import numpy as np
-from keras import ops
 
 from vae_zoo import cli, data, domains, kinds, load_model, plots, runs, zoo
 from vae_zoo.evaluate import Found, Quality, measure, number, spread
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
+from keras import ops
 
 
 def compare_priors(

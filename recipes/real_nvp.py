@@ -8,11 +8,14 @@ Points of the plane by default; images in grey or colour by their name:
     python recipes/real_nvp.py --dataset digits --couplings 12 --squeezes 2 --blocks 1
 """
 
-import keras
 import numpy as np
 from sklearn import datasets
 
 from vae_zoo import RealNVP, cli, runs
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 TOYS = {  # function of (number of points, seed) -> points (n, 2) or (n, 3)
     "moons": lambda n, seed: datasets.make_moons(n, noise=0.08, random_state=seed)[0],

@@ -15,11 +15,14 @@ import os
 import pathlib
 import shutil
 
-import keras
 import numpy as np
 
 from vae_zoo import cli, plots, runs, tuning
 from vae_zoo.evaluate import measure
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def tune(

@@ -3,9 +3,11 @@
 van den Oord, Vinyals and Kavukcuoglu 2017, arXiv:1711.00937.
 """
 
-import keras
-
 from vae_zoo import VQVAE, PixelCNN, cli, likelihoods, runs
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def vq_vae(

@@ -4,9 +4,11 @@
 arXiv:1906.00446.
 """
 
-import keras
-
 from vae_zoo import VQVAE2, PixelCNN, cli, domains, likelihoods, priors, runs
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def vq_vae_2(

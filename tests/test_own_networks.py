@@ -37,9 +37,14 @@ class Subclassed(keras.Model):
 class Sampling(layers.Layer):
     """Of the example on keras.io."""
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seeds = keras.random.SeedGenerator(1)
+
     def call(self, inputs):
         z_mean, z_log_var = inputs
-        return z_mean + ops.exp(0.5 * z_log_var) * keras.random.normal(ops.shape(z_mean))
+        noise = keras.random.normal(ops.shape(z_mean), seed=self.seeds)
+        return z_mean + ops.exp(0.5 * z_log_var) * noise
 
 
 def with_sample():

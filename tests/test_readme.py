@@ -20,7 +20,7 @@ CLASSES = [
 ]
 
 
-TEN_LINES, ONNX = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+TEN_LINES, OWN_NETWORKS, ONNX = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporters
@@ -30,6 +30,12 @@ def test_the_onnx_files_of_the_readme(tmp_path, monkeypatch):
     names = {}
     exec(ONNX, names)
     np.testing.assert_allclose(names["image"], names["model"].decode(names["z"]), atol=1e-4)
+
+
+def test_the_networks_of_the_readme():
+    names = {}
+    exec(OWN_NETWORKS.replace("epochs=2", "epochs=1, batch_size=256"), names)
+    assert names["new"].shape == (16, 28, 28, 1) and np.isfinite(names["new"]).all()
 
 
 def test_the_ten_lines_of_the_readme(tmp_path, monkeypatch):

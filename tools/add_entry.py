@@ -8,10 +8,12 @@ import pathlib
 import sys
 import time
 
-import keras
-
 from vae_zoo import cli, data, load_model, zoo
 from vae_zoo.lab.evaluate import evaluate
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 LICENCES = {
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes, C. Burges)",

@@ -6,9 +6,11 @@ Numbers and pictures stay as they are; `tests/test_zoo.py` says whether the mode
 import pathlib
 import sys
 
-import keras
-
 from vae_zoo import cli, zoo
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
 
 
 def store_anew():

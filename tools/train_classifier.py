@@ -4,11 +4,14 @@ the zoo: python tools/train_classifier.py --dataset mnist
 
 import sys
 
-import keras
 import numpy as np
-from keras import layers
 
 from vae_zoo import cli, data, zoo
+
+# isort: split
+# After the package, which says in one line what is missing.
+import keras
+from keras import layers
 
 
 def train_classifier(dataset="mnist", epochs=15, batch_size=128, learning_rate=2e-3, seed=0):

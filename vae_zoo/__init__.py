@@ -3,18 +3,35 @@
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 
+__version__ = "0.1.0"
+
+_BACKENDS = ("tensorflow", "jax", "torch")
+_chosen = os.environ.get("KERAS_BACKEND") or None
 try:
-    import keras as _keras  # noqa: F401
+    if _chosen not in (None, *_BACKENDS):  # or Keras would look for what is not there
+        raise ModuleNotFoundError(name=_chosen)
+    import keras as _keras
+
+    if _keras.config.backend() not in _BACKENDS:  # of keras.json
+        raise ModuleNotFoundError(name=_keras.config.backend())
 except ModuleNotFoundError as _error:
-    _backend = _error.name.partition(".")[0]
-    if _backend not in ("tensorflow", "jax", "torch"):
+    _missing = _error.name.partition(".")[0]
+    if _missing not in (*_BACKENDS, "keras", _chosen, "numpy", "openvino"):
         raise
     sys.tracebacklimit = 0  # one line; nothing can be run without a backend anyway
+    if _missing == "keras":
+        raise ImportError("vae_zoo needs Keras 3.15: pip install 'keras>=3.15,<3.16'") from None
+    if _missing not in _BACKENDS:
+        raise ImportError(
+            f"vae_zoo trains on the Keras backends tensorflow, jax and torch. Received: {_missing} "
+            "(set KERAS_BACKEND to one of them)"
+        ) from None
     raise ImportError(
-        f"Keras is to run on {_backend}, which is not installed: pip install "
-        f"'vae_zoo[{_backend}]', or set KERAS_BACKEND to tensorflow, jax or torch"
+        f"Keras is to run on {_missing}, which is not installed: pip install "
+        f"'vae_zoo[{_missing}]', or set KERAS_BACKEND to tensorflow, jax or torch"
     ) from None
 
 from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402
@@ -43,6 +60,22 @@ _MODULES = {name: f"vae_zoo.{wing}.{name}" for wing, names in _WINGS.items() for
 _MODULES |= {name: f"vae_zoo.{name}" for name in ("cli", "data", "zoo")}
 
 
+_EXTRAS = {"keras_tuner": "tuner", "tensorboard": "tensorboard"}
+
+
+def _imported(name):
+    """A public module; without the extra that it stands on, one line that names it."""
+    try:
+        return importlib.import_module(_MODULES[name])
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(error.name.partition(".")[0])
+        if extra is None:
+            raise
+        if not hasattr(sys, "ps1"):  # nobody who goes on
+            sys.tracebacklimit = 0
+        raise ImportError(f"vae_zoo.{name} needs pip install 'vae_zoo[{extra}]'") from None
+
+
 class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """`import vae_zoo.likelihoods` is `import vae_zoo.parts.likelihoods`."""
 
@@ -53,7 +86,7 @@ class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def create_module(self, spec):
-        module = importlib.import_module(_MODULES[spec.name.rpartition(".")[2]])
+        module = _imported(spec.name.rpartition(".")[2])
         self.own = module.__spec__  # which Python is about to replace
         return module
 
@@ -82,8 +115,8 @@ __all__ = [
 def __getattr__(name):
     if name not in _MODULES:
         raise AttributeError(f"module 'vae_zoo' has no attribute {name!r}")
-    return importlib.import_module(_MODULES[name])
+    return _imported(name)
 
 
 def __dir__():
-    return sorted([*globals(), *_MODULES])
+    return sorted([*__all__, "__version__"])

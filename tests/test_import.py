@@ -1,0 +1,80 @@
+"""Importing: what is public, and one line where something is missing."""
+
+import importlib.metadata
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import pytest
+
+import vae_zoo
+
+ROOT = pathlib.Path(vae_zoo.__file__).parent.parent
+
+
+def run(code, **environment):
+    """stderr and exit status of a process."""
+    paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    environment = os.environ | {"PYTHONPATH": paths} | environment
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return done.stderr, done.returncode
+
+
+def as_script(path):
+    return f"import runpy; runpy.run_path({str(ROOT / path)!r}, run_name='__main__')"
+
+
+MISSING = "import sys; sys.modules[{0!r}] = None; "
+CASES = {
+    "package": (MISSING.format("jax") + "import vae_zoo", "jax", r"vae_zoo[jax]"),
+    "module": (MISSING.format("torch") + "import vae_zoo.plots", "torch", r"vae_zoo[torch]"),
+    "recipe": (MISSING.format("jax") + as_script("recipes/vq_vae.py"), "jax", r"vae_zoo[jax]"),
+    "tool": (
+        MISSING.format("tensorflow") + as_script("tools/store_anew.py"),
+        "tensorflow",
+        r"vae_zoo[tensorflow]",
+    ),
+    "other backend": ("import vae_zoo", "numpy", "Received: numpy"),
+    "no backend": (as_script("recipes/tune.py"), "mxnet", "Received: mxnet"),
+    "extra": (MISSING.format("keras_tuner") + as_script("recipes/tune.py"), None, "[tuner]"),
+    "keras": (MISSING.format("keras") + "import vae_zoo", None, "pip install 'keras>=3.15"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_missing_is_said_in_one_line(case):
+    code, backend, word = CASES[case]
+    error, status = run(code, **({} if backend is None else {"KERAS_BACKEND": backend}))
+    assert status == 1, error
+    assert len(error.splitlines()) == 1 and word in error and error.startswith("ImportError: ")
+
+
+def test_recipes_and_tools_import_the_package_before_keras():
+    for path in (*ROOT.glob("recipes/*.py"), *ROOT.glob("tools/*.py")):
+        lines = path.read_text().splitlines()
+        first = [line for line in lines if line.startswith(("import keras", "from keras"))]
+        ours = [i for i, line in enumerate(lines) if line.startswith("from vae_zoo")]
+        if first and ours:
+            assert ours[0] < lines.index(first[0]), path
+
+
+def test_dir_shows_what_is_public_and_no_more():
+    assert set(dir(vae_zoo)) == {*vae_zoo.__all__, "__version__"}
+    for name in dir(vae_zoo):
+        assert not isinstance(getattr(vae_zoo, name), type(None))
+    assert not {"importlib", "os", "sys"} & set(dir(vae_zoo))
+
+
+def test_modules_are_there_once_the_package_is():
+    code = "import vae_zoo; vae_zoo.plots.image_grid, vae_zoo.data.load, vae_zoo.priors.get"
+    assert run(code)[1] == 0
+    assert isinstance(vae_zoo.plots, types.ModuleType)
+    with pytest.raises(AttributeError, match="has no attribute 'plotting'"):
+        vae_zoo.__getattr__("plotting")
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert vae_zoo.__version__ == importlib.metadata.version("vae_zoo")
