@@ -9,7 +9,7 @@ Colours of the size of CIFAR (published bits per dimension are of all of CIFAR-1
         --network conv --latents 4,8,16 --widths 32,64,64 --groups 1,2,2 --batch-size 64 --balance
 """
 
-from vae_zoo import HierarchicalVAE, cli, likelihoods, runs, schedules
+from vae_zoo import HierarchicalVAE, cli, likelihoods, networks, runs, schedules
 
 # isort: split
 # After the package, which says in one line what is missing.
@@ -32,6 +32,9 @@ def hierarchical_vae(
     warmup_epochs=20,
     free_bits=0.0,
     balance=False,
+    prior_kind="normal",
+    prior_couplings=8,
+    prior_units=64,
     learning_rate=1e-3,
     schedule="cosine",
     averaged_epochs=1.0,
@@ -65,6 +68,10 @@ def hierarchical_vae(
         warmup_epochs: epochs in which the weight of the KL rises from 0
         free_bits: nats of each group that cost nothing while training
         balance: weigh the KL of the groups against each other during the warm-up
+        prior_kind: of the top group: normal; flow, a RealNVP trained jointly; mixture of Gaussians,
+            fitted to the trained model
+        prior_couplings: steps of the flow
+        prior_units: width of the networks of the flow
         learning_rate: of Adam, at the start
         schedule: of the learning rate: cosine, linear, exponential (to a hundredth) or constant
         averaged_epochs: that the averaged weights reach back, which are validated and kept; 0 keeps
@@ -94,6 +101,9 @@ def hierarchical_vae(
     images = train[0]
     steps_per_epoch = -(-len(images) // batch_size)
 
+    grid = networks.grid_shape(images.shape[1:], latents) if network == "conv" else ()
+    of_flow = {"couplings": prior_couplings, "units": prior_units, "seed": seed}
+    prior = runs.prior(prior_kind, (*grid, latents[-1]), images, **of_flow)
     model = HierarchicalVAE(
         shape=images.shape[1:],
         latents=latents,
@@ -105,6 +115,7 @@ def hierarchical_vae(
         beta=schedules.warm_up(warmup_epochs * steps_per_epoch, beta),
         free_bits=free_bits,
         balance=balance,
+        prior=prior,
         skip_threshold=skip_threshold,
         seed=seed,
     )
@@ -113,6 +124,7 @@ def hierarchical_vae(
     model.compile(keras.optimizers.Adam(rate, **averages))
 
     history = runs.fit(model, train, validation, **settings)
+    model = runs.fitted_prior(model, prior_kind, train, seed)
     return runs.report(model, train, test, history, settings, importance_samples)
 
 

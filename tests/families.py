@@ -136,6 +136,7 @@ FAMILIES = {
         ladder(COLOUR, network="conv", blocks=0, likelihood="gaussian", latents=(2,), widths=(4,)),
         x=images(8, COLOUR),
     ),
+    "ladder_flow_prior": Family(ladder(prior=lambda: flow(seed=1))),
     "vq_vae": Family(vq(), noisy=False),
     "vq_vae_averaged": Family(vq(averaged=True, cosine=True, likelihood="bernoulli")),
     "vq_vae_scalars": Family(vq(levels=(16, 15), activation="tanh"), noisy=False),

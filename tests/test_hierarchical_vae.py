@@ -11,7 +11,7 @@ from keras import ops
 from scipy import stats
 from test_families import array, filled
 
-from vae_zoo import HierarchicalVAE, runs, schedules
+from vae_zoo import HierarchicalVAE, priors, runs, schedules
 from vae_zoo.evaluate import measure
 from vae_zoo.lab.measure import active_units
 
@@ -59,6 +59,45 @@ def test_a_new_path_draws_from_normals():
     vae = HierarchicalVAE(SHAPE, latents=(3,), widths=(64,), groups=16, seed=1)
     features = array(vae.walk(lambda i, h, p: vae.draw(ops.shape(p.mean)), 500))
     assert 0.2 < features.std() < 3.0  # sixteen groups, each scaled by a quarter
+
+
+# === A prior of the top group ===
+
+
+def test_a_normal_prior_of_the_top_group_is_that_of_a_new_path(tmp_path):
+    settings = {"latents": (3, 2), "widths": (5, 4), "seed": 1}
+    path, x = HierarchicalVAE(SHAPE, **settings), images(4, SHAPE)
+    normal = path.with_prior(priors.StandardNormal((2,)))
+    for a, b in zip(path.kl_per_latent(x), normal.kl_per_latent(x)):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    bounds = [vae.log_likelihood(x, num_samples=5) for vae in (path, normal)]
+    np.testing.assert_allclose(*bounds, rtol=1e-6)
+
+
+def test_a_prior_of_the_top_group_says_where_it_is_drawn(tmp_path):
+    rng = np.random.default_rng(0)
+    far = priors.GaussianMixture.fit(rng.normal(5.0, 0.3, (200, 2)).astype("float32"), 1)
+    path, x = model(), images(4, SHAPE)
+    vae = path.with_prior(far)
+    top, bottom = vae.sample_latents(500, seed=2)
+    np.testing.assert_allclose(top.mean(axis=0), 5.0, atol=0.1)
+    # Below it the path goes on from what was drawn.
+    np.testing.assert_array_equal(bottom, path.sample_latents(500, seed=2, fixed=(top,))[1])
+    z = tuple(ops.convert_to_tensor(part) for part in (top, bottom))
+    there, before = (array(m.prior.log_prob(z)) for m in (vae, path))
+    own = array(path.ladder[0].prior(ops.broadcast_to(path.start, (1, 4))))
+    own = stats.norm.logpdf(top, own[0], np.exp(own[1] / 2)).sum(axis=1)
+    np.testing.assert_allclose(there - before, array(far.log_prob(top)) - own, rtol=1e-3)
+    kls = vae.kl_per_latent(x)
+    assert kls[0].shape == () and kls[1].shape == (3,)
+    assert (
+        vae.log_likelihood(x, num_samples=3).mean() < path.log_likelihood(x, num_samples=3).mean()
+    )
+    vae.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.sample(3, seed=1), vae.sample(3, seed=1), atol=1e-6)
+    again = loaded.with_prior(None)
+    np.testing.assert_allclose(again.sample(3, seed=1), path.sample(3, seed=1), atol=1e-6)
 
 
 # === Bounds ===
@@ -231,7 +270,6 @@ def test_seeds_name_samples():
         r"`fixed` must hold 4 latents, or one.*\[\(3, 2\)\]": lambda: model().sample(
             4, fixed=[np.zeros((3, 2))]
         ),
-        "own top-down path": lambda: model().with_prior(None),
     }.items(),
 )
 def test_mistakes_are_named(message, use):

@@ -27,7 +27,7 @@ TINY = {
     "autoencoder": ["--hidden", "16"],
     "dense_vae": ["--hidden", "16", "--latent-dim", "2", "--prior-kind", "vamp", *VAMP],
     "conv_vae": ["--filters", "4,4", "--units", "16", "--prior-kind", "flow", *FLOW],
-    "hierarchical_vae": ["--latents", "3,2", "--widths", "16,8"],
+    "hierarchical_vae": ["--latents", "3,2", "--widths", "16,8", "--prior-kind", "mixture"],
     "vq_vae": ["--filters", "4,4", *VQ],
     "vq_vae_2": ["--filters", "4", *VQ],
     "pixel_cnn": ["--filters", "4", "--blocks", "1", "--conditional"],

@@ -173,8 +173,10 @@ def prior_of_latents(
 
 
 def latents(model, x, seed=0):
-    """What a prior is fitted to: draws z ~ q(z|x) of a VAE, the codes of an autoencoder."""
-    return model.draws(x, seed=seed) if isinstance(model, BaseVAE) else model.encode(x)
+    """What a prior is fitted to: draws z ~ q(z|x) of a VAE, of a hierarchy its top group's; the
+    codes of an autoencoder."""
+    z = model.draws(x, seed=seed) if isinstance(model, BaseVAE) else model.encode(x)
+    return z[0] if isinstance(z, tuple) else z
 
 
 def fit(

@@ -16,8 +16,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from vae_zoo.engine.noise import noise_source
+from vae_zoo.engine.saving import serialized
 from vae_zoo.models.kinds import BaseVAE, summed
-from vae_zoo.parts import domains, likelihoods, networks
+from vae_zoo.parts import domains, likelihoods, networks, priors
 from vae_zoo.parts.layers import Enlarge, LatentGroup, built, check_sizes, check_widths
 from vae_zoo.parts.posteriors import DiagonalGaussian, Path, PathPosterior
 
@@ -52,6 +54,8 @@ class HierarchicalVAE(BaseVAE):
             mean, while training (Kingma et al. 2016, arXiv:1606.04934, eq. 15).
         balance: bool, weigh the KL of each group by its share of all of them while beta is below 1,
             so that no group is left unused (NVAE, appendix A).
+        prior: None, or a prior of the top group, in the place of its p(z_L); below it the path
+            stays the prior. `with_prior` means the same.
         seed, skip_threshold: see `Trainable`.
 
     Input: (batch, *shape), uint8 in 0..255 or float in [0, 1].
@@ -85,6 +89,7 @@ class HierarchicalVAE(BaseVAE):
         beta=1.0,
         free_bits=0.0,
         balance=False,
+        prior=None,
         seed=None,
         skip_threshold=None,
         dtype=None,
@@ -126,6 +131,7 @@ class HierarchicalVAE(BaseVAE):
         self.latents, self.widths, self.groups = tuple(latents), tuple(widths), groups
         self.network, self.blocks, self.activation = network, blocks, activation
         self.balance, self.scales = balance, on_scale
+        self.top_prior = None if prior is None else priors.get(prior, self.latent_shape[0], self)
         self.prior = Path(self)
 
         # The path, from the top.
@@ -155,6 +161,9 @@ class HierarchicalVAE(BaseVAE):
             h = group.join(h, choose(i, h, DiagonalGaussian(*group.prior(h))))
         return h
 
+    def prior_of(self, i, p):  # the prior of group i, where what came down says `p`
+        return p if i or self.top_prior is None else self.top_prior
+
     def descend(self, x, choose, num_samples=1, training=False):
         """Down the path by the posterior; `choose(i, q)` gives the latents of group i.
 
@@ -170,7 +179,7 @@ class HierarchicalVAE(BaseVAE):
             d_mean, d_log_var = self.ladder[i].posterior(h, features[self.scales[i] - 1])
             log_var = ops.clip(p.log_var + d_log_var, *LatentGroup.log_var_range)
             q = DiagonalGaussian(p.mean + d_mean, log_var)
-            steps.append((q, p, choose(i, q)))
+            steps.append((q, self.prior_of(i, p), choose(i, q)))
             return steps[-1][-1]
 
         h = self.walk(chosen, ops.shape(features[0])[0])
@@ -190,7 +199,7 @@ class HierarchicalVAE(BaseVAE):
 
     def objective(self, x, y=None, training=False):
         parameters, steps = self.descend(x, lambda i, q: q.sample(self.draw), training=training)
-        kls = ops.stack([summed(q.kl(p.mean, p.log_var)) for q, p, _ in steps], axis=1)
+        kls = ops.stack([summed(_kl(*step)) for step in steps], axis=1)
         outputs = self.bound(x, parameters, kls, training)  # of each group: (batch, groups)
         for scale in range(1, len(self.latents) + 1):
             here = [i for i, s in enumerate(self.scales) if s == scale]
@@ -227,7 +236,7 @@ class HierarchicalVAE(BaseVAE):
 
     def latent_kl(self, x, y=None):
         _, steps = self.descend(x, lambda i, q: q.sample(self.draw))
-        return tuple(q.kl(p.mean, p.log_var) for q, p, _ in steps)
+        return tuple(_kl(*step) for step in steps)
 
     # === Generation ===
 
@@ -238,7 +247,7 @@ class HierarchicalVAE(BaseVAE):
             n: int.
             seed: int.
             temperature: float, or one a group: what the standard deviations are multiplied by; 0
-                takes the means.
+                takes the means. A prior of the top group of its own has none.
             fixed: latents of the groups at the top, as `encode` returns them, (n, …) or (1, …)
                 each; the others are drawn given these.
 
@@ -251,6 +260,8 @@ class HierarchicalVAE(BaseVAE):
             raise ValueError(
                 f"`temperature` must be one number >= 0, or {count}. Received: {temperature}"
             )
+        if self.top_prior is not None and not fixed:
+            fixed = [ops.convert_to_numpy(self.top_prior.sample(n, seed=noise_source(seed)))]
         fixed = [np.asarray(z, "float32") for z in fixed]
         if [z.shape[1:] for z in fixed] != list(self.latent_shape[: len(fixed)]) or any(
             len(z) not in (1, n) for z in fixed
@@ -280,6 +291,11 @@ class HierarchicalVAE(BaseVAE):
         fixed = [np.broadcast_to(z, (n, *z.shape[1:])) for z in fixed]
         return self.run("latents", draw, temperature, *fixed, seed=seed)
 
-    def with_prior(self, prior):
-        """Raises `ValueError`: the path is the prior, and was trained as such."""
-        raise ValueError("The prior of a HierarchicalVAE is its own top-down path")
+    def get_config(self):
+        return {**super().get_config(), "prior": serialized(self.top_prior)}
+
+
+def _kl(q, p, z):
+    """KL of each latent of a group, (batch, …), or of a prior of its own as `priors.kl` has it."""
+    gaussian = isinstance(p, DiagonalGaussian)
+    return q.kl(p.mean, p.log_var) if gaussian else priors.kl(p, q, z[None])

@@ -101,6 +101,14 @@ class Path:
     def __init__(self, model):
         self.model = model
 
+    @property
+    def variables(self):
+        """Of the prior of the top group, where it has one of its own."""
+        return getattr(self.model.top_prior, "variables", ())
+
+    def get_config(self):
+        return {}  # all of it is the model's
+
     def log_prob(self, z, y=None):
         """log p(z) of a tuple (..., *shape of each group): (...), nats."""
         shapes, priors = self.model.latent_shape, []
@@ -108,7 +116,7 @@ class Path:
         flat = [ops.reshape(group, (-1, *shape)) for group, shape in zip(z, shapes)]
 
         def choose(i, h, p):
-            priors.append(p.log_prob(flat[i]))
+            priors.append(self.model.prior_of(i, p).log_prob(flat[i]))
             return flat[i]
 
         self.model.walk(choose, ops.shape(flat[0])[0])
