@@ -101,7 +101,7 @@ def weight_budget(elements):
 
 
 # Keywords of files of version 0.1, which knew images only.
-OLD_KEYWORDS = {"image_shape": "shape", "grid_shape": "shape"}
+OLD_KEYWORDS = {"image_shape": "shape", "grid_shape": "shape", "latent_shape": "shape"}
 
 
 def translated(config, taken):
@@ -115,6 +115,8 @@ def translated(config, taken):
     for name, value in config.items():
         current = OLD_KEYWORDS.get(name, name)
         new[name if name in taken else current if current in taken else name] = value
+    if "latent_shape" in config and "latent_shape" not in taken:
+        new["trainable"] = False  # of a mixture over latents, whose weights were fixed
     if "condition_levels" in new and "condition" in taken:
         levels, shape = new.pop("condition_levels"), new.pop("condition_shape", ())
         new["condition"] = levels or None

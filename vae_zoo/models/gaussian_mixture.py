@@ -23,7 +23,7 @@ from vae_zoo.parts.layers import check_sizes
 START_EXAMPLES = 100  # a component, that a fit starts from
 
 
-@keras.saving.register_keras_serializable("vae_zoo", "GaussianMixtureDensity")
+@keras.saving.register_keras_serializable("vae_zoo")
 class GaussianMixture(Density):
     """p(x) = sum_k w_k N(x; m_k, C_k), full covariances                              (eq. 9.7)
 
@@ -33,7 +33,7 @@ class GaussianMixture(Density):
     too, as a prior that learns together with its model.
 
     Args:
-        shape: tuple, of one example (flattened inside); images or numbers.
+        shape: tuple, of one example (flattened inside): of a patch, of the latents of a model.
         components: int, K (200 in Zoran and Weiss).
         zero_means: True holds all means at zero, as a patch prior does.
         remove_dc: True makes it a density of x without the mean of its entries, in the space of
@@ -41,8 +41,7 @@ class GaussianMixture(Density):
         floor: float, the least eigenvalue of a fitted covariance, in squared units of x.
         seed, skip_threshold: see `Trainable`.
 
-    Input: (batch, *shape), uint8 or float in [0, 1] where the shape is that of images, else
-    numbers of any range.
+    Input: (batch, *shape), numbers of any range.
     Output: responsibilities, float32 (batch, components): the posterior of the component.
     Logs: nll, exact (nats per example).
 
@@ -67,14 +66,14 @@ class GaussianMixture(Density):
         dtype=None,
         name=None,
     ):
-        shape = tuple(shape) if isinstance(shape, (tuple, list)) else shape
-        domain = domains.of_shape(shape)
+        shape = domains.of_shape(shape).shape
         check_sizes(shape=shape, components=components)
         size = int(np.prod(shape)) - remove_dc
         if not size:
             raise ValueError(f"`shape` must hold more than the mean. Received: shape={shape}")
         if not 0 < floor < np.inf:
             raise ValueError(f"`floor` must be positive. Received: floor={floor}")
+        domain = domains.Arrays(shape)
         super().__init__(
             domain, seed=seed, skip_threshold=skip_threshold, dtype=dtype or "float32", name=name
         )
