@@ -22,7 +22,6 @@ from vae_zoo import (
     HierarchicalVAE,
     PixelCNN,
     RealNVP,
-    priors,
     schedules,
 )
 from vae_zoo.domains import Symbols
@@ -95,7 +94,8 @@ def vq(cls=VQVAE, **settings):
 
 
 def mixture():
-    prior = priors.GaussianMixture((2,), components=2)
+    prior = GaussianMixture((2,), components=2, seed=1)
+    prior.trainable = False
     prior.logits.assign([0.0, 1.0])
     prior.means.assign([[1.0, 0.0], [-1.0, 0.5]])
     prior.factors.assign([[[1.0, 0.5], [0.0, 2.0]], [[0.8, 0.0], [0.0, 1.2]]])

@@ -130,7 +130,7 @@ FIXED = {
     "hidden": (dense(), (7,)),
     "shape": (dense(), (8, 8, 1)),
     "likelihood": (dense(), vae_zoo.likelihoods.Gaussian(0.1)),
-    "prior": (dense(), vae_zoo.priors.GaussianMixture((2,), 2)),
+    "prior": (dense(), vae_zoo.GaussianMixture((2,), 2)),
     "seed": (dense(), 5),
     "filters": (conv(), (9, 9)),
     "latent_grid": (conv(), True),

@@ -11,7 +11,7 @@ from keras import ops
 from scipy import stats
 from test_families import array, filled
 
-from vae_zoo import HierarchicalVAE, priors, runs, schedules
+from vae_zoo import GaussianMixture, HierarchicalVAE, priors, runs, schedules
 from vae_zoo.evaluate import measure
 from vae_zoo.lab.measure import active_units
 
@@ -76,7 +76,7 @@ def test_a_normal_prior_of_the_top_group_is_that_of_a_new_path(tmp_path):
 
 def test_a_prior_of_the_top_group_says_where_it_is_drawn(tmp_path):
     rng = np.random.default_rng(0)
-    far = priors.GaussianMixture.fit(rng.normal(5.0, 0.3, (200, 2)).astype("float32"), 1)
+    far = GaussianMixture.fitted(rng.normal(5.0, 0.3, (200, 2)).astype("float32"), 1)
     path, x = model(), images(4, SHAPE)
     vae = path.with_prior(far)
     top, bottom = vae.sample_latents(500, seed=2)

@@ -9,7 +9,7 @@ from families import SHAPE, conv, custom, dense, images, ladder, vq
 from keras import ops
 
 import vae_zoo
-from vae_zoo import priors, zoo
+from vae_zoo import zoo
 
 BACKEND = keras.config.backend()
 X = images(8, SHAPE)
@@ -101,14 +101,14 @@ def test_the_optimizer_keeps_its_state_whatever_was_frozen_since(frozen, tmp_pat
 
 def test_an_untouched_config_says_nothing_of_it():
     assert "frozen" not in dense()().get_config()
-    with_prior = dense()().with_prior(priors.GaussianMixture((2,), 2))
+    with_prior = dense()().with_prior(vae_zoo.GaussianMixture((2,), 2))
     assert "frozen" not in with_prior.get_config()
 
 
 def test_a_prior_is_fitted_to_a_frozen_model(tmp_path):
     model = dense()(seed=1)
     model.encoder.trainable = False
-    new = model.with_prior(priors.GaussianMixture((2,), 2))
+    new = model.with_prior(vae_zoo.GaussianMixture((2,), 2))
     assert not new.encoder.trainable and new.decoder.trainable
     new.save(tmp_path / "model.keras")
     assert flags(vae_zoo.load_model(tmp_path / "model.keras")) == flags(new)

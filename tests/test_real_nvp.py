@@ -204,7 +204,7 @@ def test_a_learned_prior_is_nearer_to_the_posteriors_than_the_normal_one():
     flow.start_norms(z)
     flow.compile(keras.optimizers.Adam(1e-2))
     flow.fit(z, batch_size=100, epochs=15, verbose=0)
-    mixture = priors.GaussianMixture.fit(z, components=2)
+    mixture = vae_zoo.GaussianMixture.fitted(z, components=2)
     log_probs = {
         "flow": flow.log_likelihood(z).mean(),
         "mixture": array(mixture.log_prob(z)).mean(),

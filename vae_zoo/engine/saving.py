@@ -148,7 +148,7 @@ def weight_budget(elements):
 
 
 # Keywords of files of version 0.1, which knew images only.
-OLD_KEYWORDS = {"image_shape": "shape", "grid_shape": "shape"}
+OLD_KEYWORDS = {"image_shape": "shape", "grid_shape": "shape", "latent_shape": "shape"}
 
 
 def translated(config, taken):
@@ -164,6 +164,8 @@ def translated(config, taken):
         new[name if name in taken else current if current in taken else name] = value
     if "image_shape" in config and "shifted" in taken:
         new["shifted"] = True  # finite scalars lay as in their paper then
+    if "latent_shape" in config and "latent_shape" not in taken:
+        new["trainable"] = False  # of a mixture over latents, whose weights were fixed
     if "condition_levels" in new and "condition" in taken:
         levels, shape = new.pop("condition_levels"), new.pop("condition_shape", ())
         new["condition"] = levels or None
@@ -241,9 +243,8 @@ class SavedModel(Settled, keras.Model):
     def _parts(self):
         """All layers inside, of which a model built from keywords would know nothing; not those of
         a prior, whose own config says what is frozen."""
-        prior = getattr(self, "prior", None)
-        own = prior._flatten_layers() if isinstance(prior, keras.Layer) else ()
-        left_out = {id(layer) for layer in own}
+        of_prior = getattr(getattr(self, "prior", None), "_flatten_layers", list)()
+        left_out = {id(layer) for layer in of_prior}
         layers = self._flatten_layers(include_self=False)
         return [layer for layer in layers if id(layer) not in left_out]
 

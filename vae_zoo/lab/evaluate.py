@@ -18,10 +18,11 @@ from keras import ops
 from vae_zoo import data
 from vae_zoo.lab import metrics
 from vae_zoo.lab.measure import mean, measure, number, spread, without_values
+from vae_zoo.models.gaussian_mixture import GaussianMixture
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
 from vae_zoo.models.vq_vae import VQVAE
-from vae_zoo.parts import domains, priors
+from vae_zoo.parts import domains
 
 __all__ = ["evaluate", "features", "labels_of", "measure"]
 
@@ -252,8 +253,8 @@ def _mixture_quality(model, found):
     if codes[0].size > 256 or len(codes) <= 10 * codes[0].size or not np.isfinite(codes).all():
         return {}
     quality = found.quality
-    mixture = priors.GaussianMixture.fit(codes, MIXTURE_COMPONENTS, seed=found.seed)
-    z = ops.convert_to_numpy(mixture.sample(quality.n, seed=found.seed))
+    mixture = GaussianMixture.fitted(codes, MIXTURE_COMPONENTS, found.seed)
+    z = mixture.sample(quality.n, seed=found.seed)
     protocol = f"a mixture of {MIXTURE_COMPONENTS} Gaussians fitted to training codes"
     value = quality.of(model.decode(z))
     mixture = number(value, "", quality.protocol + protocol)

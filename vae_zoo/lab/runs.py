@@ -21,6 +21,7 @@ from vae_zoo.lab.evaluate import labels_of, measure
 from vae_zoo.lab.measure import spread
 from vae_zoo.lab.output import claim, clear, trained_on
 from vae_zoo.lab.pictures import pictures
+from vae_zoo.models.gaussian_mixture import GaussianMixture
 from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.models.real_nvp import RealNVP
 from vae_zoo.parts import domains, priors
@@ -160,7 +161,7 @@ def prior_of_latents(
         raise ValueError(f"The prior must be normal, mixture, vamp or flow. Received: {kind}")
     if kind == "mixture":
         z = latents(model, np.asarray(train[0][spread(len(train[0]))]), seed)
-        return priors.GaussianMixture.fit(z, components, seed=seed)
+        return GaussianMixture.fitted(z, components, seed)
     z = [latents(model, np.asarray(x[:]), seed + i) for i, (x, _) in enumerate((train, validation))]
     flow = RealNVP(model.latent_shape, couplings, units, seed=seed)
     flow.start_norms(z[0][:5000])

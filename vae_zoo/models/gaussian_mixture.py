@@ -1,9 +1,8 @@
 """Gaussian mixture: an exact density with one discrete latent, fitted by expectation-maximisation.
 
 Dempster, Laird and Rubin 1977 (EM); Bishop, "Pattern Recognition and Machine Learning", 2006,
-section 9.2 (its equations are cited below). As a prior over image patches: Zoran and Weiss, "From
-Learning Models of Natural Image Patches to Whole Image Restoration", ICCV 2011. As a prior over the
-codes of an autoencoder: Ghosh et al. 2020, arXiv:1903.12436, section 4.
+section 9.2 (its equations are cited below). As a prior over image patches: Zoran and Weiss, ICCV
+2011; over the codes of an autoencoder: Ghosh et al. 2020, arXiv:1903.12436, section 4.
 Differs from the papers: eigenvalues of covariances are bounded from below, and the M-step maximises
 under that bound, so the likelihood never falls (a multiple of the identity, added, could lower it).
 """
@@ -23,7 +22,7 @@ from vae_zoo.parts.layers import check_sizes
 START_EXAMPLES = 100  # a component, that a fit starts from
 
 
-@keras.saving.register_keras_serializable("vae_zoo", "GaussianMixtureDensity")
+@keras.saving.register_keras_serializable("vae_zoo")
 class GaussianMixture(Density):
     """p(x) = sum_k w_k N(x; m_k, C_k), full covariances                              (eq. 9.7)
 
@@ -33,7 +32,7 @@ class GaussianMixture(Density):
     too, as a prior that learns together with its model.
 
     Args:
-        shape: tuple, of one example (flattened inside); images or numbers.
+        shape: tuple, of one example (flattened inside): of a patch, of the latents of a model.
         components: int, K (200 in Zoran and Weiss).
         zero_means: True holds all means at zero, as a patch prior does.
         remove_dc: True makes it a density of x without the mean of its entries, in the space of
@@ -41,8 +40,7 @@ class GaussianMixture(Density):
         floor: float, the least eigenvalue of a fitted covariance, in squared units of x.
         seed, skip_threshold: see `Trainable`.
 
-    Input: (batch, *shape), uint8 or float in [0, 1] where the shape is that of images, else
-    numbers of any range.
+    Input: (batch, *shape), numbers of any range.
     Output: responsibilities, float32 (batch, components): the posterior of the component.
     Logs: nll, exact (nats per example).
 
@@ -67,14 +65,14 @@ class GaussianMixture(Density):
         dtype=None,
         name=None,
     ):
-        shape = tuple(shape) if isinstance(shape, (tuple, list)) else shape
-        domain = domains.of_shape(shape)
+        shape = domains.of_shape(shape).shape
         check_sizes(shape=shape, components=components)
         size = int(np.prod(shape)) - remove_dc
         if not size:
             raise ValueError(f"`shape` must hold more than the mean. Received: shape={shape}")
         if not 0 < floor < np.inf:
             raise ValueError(f"`floor` must be positive. Received: floor={floor}")
+        domain = domains.Arrays(shape)
         super().__init__(
             domain, seed=seed, skip_threshold=skip_threshold, dtype=dtype or "float32", name=name
         )
@@ -91,6 +89,15 @@ class GaussianMixture(Density):
         self.factors = self.add_weight((components, size, size), name="factors", **zeros)
         self.factors.assign(np.tile(np.eye(size, dtype="float32"), (components, 1, 1)))
 
+    @classmethod
+    def fitted(cls, x, components=10, seed=0):
+        """A mixture fitted to examples in memory (n, *shape), n > components, by scikit-learn."""
+        model = cls(np.shape(x)[1:], components, seed=seed)
+        found = em.by_scikit_learn(np.reshape(x, (len(x), -1)), components, seed)
+        for variable, value in zip((model.logits, model.means, model.factors), found):
+            variable.assign(value)
+        return model
+
     # === The density ===
 
     def call(self, x):
@@ -99,7 +106,7 @@ class GaussianMixture(Density):
     def coordinates(self, x):
         """float32 (..., size) of tensors (..., *shape): flat, in the basis without the mean where
         that is removed."""
-        lead = _known(x.shape[: len(x.shape) - len(self.shape)])
+        lead = em.known(x.shape[: len(x.shape) - len(self.shape)])
         flat = ops.reshape(x, (*lead, int(np.prod(self.shape))))
         if self.basis is None:
             return flat
@@ -114,7 +121,7 @@ class GaussianMixture(Density):
         return self._log_joint(self.coordinates(ops.cast(x, "float32")))
 
     def _log_joint(self, c):
-        lead, size = _known(c.shape[:-1]), self.size
+        lead, size = em.known(c.shape[:-1]), self.size
         factors = ops.triu(ops.convert_to_tensor(self.factors))
         shifts = None
         if self.means is not None:
@@ -276,7 +283,6 @@ class GaussianMixture(Density):
             n += len(parts[-1])
             if n >= START_EXAMPLES * self.components:
                 break
-
         x = np.concatenate(parts)
         c = self.run("coordinates", lambda x: self.coordinates(self.prepare(x)), x)
         labels = em.first_labels(c, self.components, start, self.seed or 0)
@@ -288,10 +294,6 @@ class GaussianMixture(Density):
         for variable, value in zip((self.logits, self.means, self.factors), new):
             if variable is not None:
                 variable.assign(value.astype("float32"))
-
-
-def _known(shape):  # of a tensor whose batch TensorFlow may not have fixed
-    return tuple(-1 if n is None else n for n in shape)
 
 
 def _logs(sums, prefix):

@@ -89,3 +89,17 @@ def m_step(counts, firsts, seconds, means, factors, floor, zero_means):
         lower *= np.sign(np.diag(lower))
         factors[k] = linalg.solve_triangular(lower, np.eye(size), lower=True).T
     return np.log(np.maximum(counts / counts.sum(), LEAST)), means, factors
+
+
+def by_scikit_learn(x, components, seed):
+    """Log-weights, means and upper-triangular factors of the precisions of a mixture with full
+    covariances, fitted to x (n, size)."""
+    from sklearn import mixture
+
+    fit = mixture.GaussianMixture(components, random_state=seed, reg_covar=1e-4).fit(np.float64(x))
+    return np.log(fit.weights_), fit.means_, fit.precisions_cholesky_
+
+
+def known(shape):
+    """A shape of a tensor whose batch TensorFlow may not have fixed, for `reshape`."""
+    return tuple(-1 if n is None else n for n in shape)

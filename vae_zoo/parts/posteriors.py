@@ -106,6 +106,10 @@ class Path:
         """Of the prior of the top group, where it has one of its own."""
         return getattr(self.model.top_prior, "variables", ())
 
+    def _flatten_layers(self):
+        """As a Keras layer has it."""
+        return getattr(self.model.top_prior, "_flatten_layers", list)()
+
     def get_config(self):
         return {}  # all of it is the model's
 

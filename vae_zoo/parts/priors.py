@@ -1,8 +1,8 @@
 """Priors over latents: whatever has `log_prob(z, y=None)` and `sample(n, y=None, seed=None)`.
 
-A prior is a role: the small ones live here, and a `Density` may play it too. One that knows its KL
-from a posterior in closed form says so by `kl(posterior, y=None)`; one that needs its model has
-`bind(model)`.
+A prior is a role: the small ones live here, and a `Density` may play it too, a mixture say. One
+that knows its KL from a posterior in closed form says so by `kl(posterior, y=None)`; one that needs
+its model has `bind(model)`.
 """
 
 import math
@@ -114,75 +114,6 @@ class TopDown(layers.Layer):
             "top": serialized(self.top),
             "bottom": serialized(self.bottom),
         }
-
-
-@keras.saving.register_keras_serializable("vae_zoo")
-class GaussianMixture(layers.Layer):
-    """p(z) = sum_k w_k N(z; mean_k, covariance_k): fitted after training, to sample from.
-
-    Ghosh et al. 2020 (RAE), arXiv:1903.12436, section 4: an ex-post density estimate of the codes.
-    scikit-learn fits it; here it is evaluated and sampled.
-
-    Args:
-        latent_shape: tuple, shape of one example's latents (flattened inside).
-        components: int.
-    """
-
-    def __init__(self, latent_shape, components=10, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
-        self.latent_shape, self.components = tuple(latent_shape), components
-        size = math.prod(self.latent_shape)
-        fixed = {"initializer": "zeros", "trainable": False}
-        self.logits = self.add_weight((components,), name="logits", **fixed)
-        self.means = self.add_weight((components, size), name="means", **fixed)
-        # precision = factor @ factor.T; upper-triangular factors, as scikit-learn gives them.
-        self.factors = self.add_weight((components, size, size), name="factors", **fixed)
-        self.factors.assign(np.tile(np.eye(size, dtype="float32"), (components, 1, 1)))
-        self.built = True
-
-    @classmethod
-    def fit(cls, z, components=10, seed=0):
-        """Fits a full-covariance mixture to latents z (n, *latent_shape), n > components."""
-        from sklearn import mixture
-
-        flat = np.asarray(z, "float64").reshape(len(z), -1)
-        fitted = mixture.GaussianMixture(components, random_state=seed, reg_covar=1e-4).fit(flat)
-        prior = cls(np.shape(z)[1:], components)
-        prior.logits.assign(np.log(fitted.weights_))
-        prior.means.assign(fitted.means_)
-        prior.factors.assign(fitted.precisions_cholesky_)
-        return prior
-
-    def log_prob(self, z, y=None):
-        """log p(z) of z (..., *latent_shape): (...), nats."""
-        lead = tuple(ops.shape(z)[: len(z.shape) - len(self.latent_shape)])
-        factors = ops.convert_to_tensor(self.factors)
-        size = self.means.shape[-1]
-        centred = ops.reshape(z, (*lead, 1, size)) - ops.convert_to_tensor(self.means)
-        white = ops.einsum("...ki,kij->...kj", centred, factors)
-        log_det = ops.sum(ops.log(ops.diagonal(factors, axis1=1, axis2=2)), axis=-1)
-        log_probs = ops.sum(distributions.gaussian_log_prob(white, 0.0, 0.0), axis=-1) + log_det
-        return ops.logsumexp(log_probs + ops.log_softmax(self.logits), axis=-1)
-
-    def sample(self, n, y=None, seed=None):
-        """n latents (n, *latent_shape), float32; `seed` is an int or a `SeedGenerator`."""
-        seed = (
-            keras.random.SeedGenerator(seed)
-            if not isinstance(seed, keras.random.SeedGenerator)
-            else seed
-        )
-        logits = ops.convert_to_tensor(self.logits)[None]
-        which = keras.random.categorical(logits, n, dtype="int32", seed=seed)[0]
-        white = keras.random.normal((n, self.means.shape[-1]), dtype="float32", seed=seed)
-        # covariance = factor^-T factor^-1, so z = mean + factor^-T white.
-        inverse = ops.transpose(ops.inv(ops.convert_to_tensor(self.factors)), (0, 2, 1))
-        z = ops.take(ops.convert_to_tensor(self.means), which, axis=0)
-        z = z + ops.einsum("nij,nj->ni", ops.take(inverse, which, axis=0), white)
-        return ops.reshape(z, (n, *self.latent_shape))
-
-    def get_config(self):
-        config = {"latent_shape": self.latent_shape, "components": self.components}
-        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
