@@ -1,5 +1,8 @@
 """Restoring images with a prior over patches: against closed forms, and what must not change."""
 
+import pathlib
+import runpy
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from vae_zoo.lab.shrinkage import shrinkage
 from vae_zoo.restoration import restore
 
 SIGMA = 0.1
+TOOLS = pathlib.Path(__file__).parent.parent / "tools"
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +151,15 @@ def test_a_step_is_the_paper_s(noisy, prior):
 
 
 # === Whole images ===
+
+
+def test_plain_numpy_gives_the_same(noisy, prior):
+    epll = runpy.run_path(str(TOOLS / "epll_numpy.py"))["epll"]
+    weights, _, values, vectors = prior.spectra()
+    vectors = prior.basis @ vectors
+    covariances = np.einsum("kij,kj,klj->kil", vectors, values, vectors)
+    expected = epll(noisy, weights, covariances, SIGMA, side=5)
+    np.testing.assert_allclose(restore(noisy, prior, SIGMA), expected, atol=1e-3)
 
 
 def test_noise_is_removed_and_the_fast_setting_is_close(picture, noisy, prior):

@@ -110,6 +110,35 @@ def test_a_run_becomes_an_entry_with_the_numbers_of_other_seeds(tmp_path, monkey
     assert f" -elbo of seeds 0, 1: {-seeds['0']:.2f}, {-seeds['1']:.2f}." in readme.read_text()
 
 
+def test_a_run_of_a_patch_mixture_becomes_an_entry(tmp_path, monkeypatch, capsys):
+    recipe = runpy.run_path(str(ROOT / "recipes" / "gaussian_mixture.py"))["gaussian_mixture"]
+    add_entry = runpy.run_path(str(ROOT / "tools" / "add_entry.py"))["add_entry"]
+    for components, run in ((2, "gmm_patches_digits"), (1, "one")):
+        recipe(number=300, components=components, epochs=2, output=str(tmp_path / run))
+    x = data.load("digits", "test")[0]
+    (tmp_path / "images").mkdir()
+    for i in range(2):
+        Image.fromarray(x[i, : 20 + i, :, 0]).save(tmp_path / "images" / f"{i}.png")
+    measured = {"settings": {"sigma": 25, "fast": True}, "numbers": {}}
+    measured["numbers"]["psnr"] = {"value": 28.0, "unit": "dB", "protocol": "2 images"}
+    files.write_json(tmp_path / "denoised" / "benchmark.json", measured)
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    images, denoised, one = (str(tmp_path / name) for name in ("images", "denoised", "one"))
+    more = {"images": images, "denoising": (denoised,), "fewer": (one,)}
+    add_entry(tmp_path / "gmm_patches_digits", **more)
+    card, model = zoo.card("gmm_patches_digits"), zoo.load("gmm_patches_digits")
+    numbers = card["metrics"]
+    assert {"nll", "patch_log_likelihood", "patch_log_likelihood_components_1"} <= set(numbers)
+    assert numbers["psnr_sigma_25"]["protocol"] == "2 images, fast setting"
+    # Not rounded: a product with the factor of a precision needs all bits.
+    first = vae_zoo.load_model(tmp_path / "gmm_patches_digits")
+    for old, new in zip(first.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    golden = golden_of("gmm_patches_digits")
+    assert golden["x"].shape == (4, 8, 8) and golden["output"].shape == (4, 2)
+    np.testing.assert_array_equal(golden["x"], model.sample(4, seed=0))
+
+
 def test_all_entries_together_are_small():
     paths = [path for path in zoo.FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in paths) < 24 * 2**20

@@ -8,8 +8,8 @@ import pathlib
 import sys
 import time
 
-from vae_zoo import cli, data, load_model, zoo
-from vae_zoo.lab.evaluate import evaluate
+from vae_zoo import GaussianMixture, cli, data, folders, load_model, patches, zoo
+from vae_zoo.lab.evaluate import evaluate, measure
 
 # isort: split
 # After the package, which says in one line what is missing.
@@ -20,6 +20,8 @@ LICENCES = {
     "frey_faces": "none stated (B. Frey, S. Roweis)",
     "sprites": "CC BY-SA 3.0 and GPL 3.0 (Liberated Pixel Cup)",
     "cifar10_subset": "none stated (A. Krizhevsky, V. Nair, G. Hinton)",
+    "train400": "research and education only (Berkeley Segmentation Data Set: D. Martin, C. "
+    "Fowlkes, D. Tal, J. Malik)",
     "digits": "CC BY 4.0 (E. Alpaydin, C. Kaynak; with scikit-learn)",
 }
 
@@ -40,6 +42,10 @@ PYTORCH_GENERATIVE = (
     "README of github.com/EugenHotaj/pytorch-generative, dynamic MNIST",
     "457 epochs of all 60,000 training images, padded to 32×32; that README once said of its "
     "numbers that they may be optimistic",
+)
+EPLL = (
+    "Zoran and Weiss 2011, as in the README of github.com/cszn/DnCNN, BSD68, the same protocol",
+    "EPLL with 200 components fitted to two million patches",
 )
 ANCHORS = {
     "dense_vae_mnist": {
@@ -81,6 +87,18 @@ ANCHORS = {
             f"gated PixelCNN, 10 blocks of 128; {PYTORCH_GENERATIVE[1]}",
         )
     },
+    "gmm_patches_bsds": {
+        "patch_log_likelihood": anchor(
+            164.52,
+            "Zoran and Weiss 2011, table 1",
+            "patches of the BSDS300 test images, not dequantised as far as the paper says",
+            compared=False,
+        ),
+        **{
+            f"psnr_sigma_{sigma}": anchor(value, *EPLL)
+            for sigma, value in ((15, 31.21), (25, 28.68), (50, 25.67))
+        },
+    },
     "vq_vae_cifar10_subset": {
         "relative_mse": anchor(
             0.056,
@@ -113,19 +131,29 @@ def measured(model, name, dataset, samples, images, seed, image_size=None):
         dataset,
         importance_samples=samples,
         importance_images=images,
-        classifier=zoo.classifier(dataset),
+        classifier=zoo.classifier(dataset, (*model.domain.shape, 1)[:3]),
         seed=seed,
         progress=cli.progress("importance sampling"),
         image_size=image_size,
     )
-    for metric, published in ANCHORS.get(name, {}).items():
-        numbers[metric]["anchor"] = published
     x, _ = data.load(dataset, "test", image_size=image_size)
-    return numbers, {
+    x = data.binarize(x) if model.sees_bits else x
+    return numbers | _published(name, numbers), _how(start, data.fingerprint(x))
+
+
+def _published(name, numbers):
+    """Those numbers of an entry that published ones stand beside, with these."""
+    return {
+        m: {**numbers[m], "anchor": a} for m, a in ANCHORS.get(name, {}).items() if m in numbers
+    }
+
+
+def _how(start, fingerprint):
+    return {
         "backend": keras.backend.backend(),
         "machine": cli.machine(),
         "minutes": round((time.monotonic() - start) / 60, 1),
-        "test_images": data.fingerprint(data.binarize(x) if model.sees_bits else x),
+        "test_images": fingerprint,
     }
 
 
@@ -136,6 +164,9 @@ def add_entry(
     importance_images: int = None,
     seed=0,
     note="",
+    images: str = None,
+    denoising: tuple[str, ...] = (),
+    fewer: tuple[str, ...] = (),
 ):
     """Measure a run and store it in the zoo.
 
@@ -146,6 +177,9 @@ def add_entry(
         importance_images: test images that it is taken over, spread over all; all if left out
         seed: of samples, mixtures and the untrained encoder
         note: a sentence for the card
+        images: of a mixture of patches, a folder of images for its likelihood
+        denoising: of a mixture of patches, output folders of `recipes/denoise.py --benchmark`
+        fewer: of a mixture of patches, runs of fewer components to compare it with
     """
     run = pathlib.Path(run)
     name = name or run.name
@@ -158,17 +192,28 @@ def add_entry(
     image_size = settings.get("image_size")
     x_test, _ = data.load(dataset, "test", image_size=image_size)
     x_test = data.binarize(x_test) if binary else x_test
+    if isinstance(model, GaussianMixture):
+        n, size = max(1, settings["number"] // 10), settings["patch_size"]
+        x_test = patches.drawn(x_test, n, size, settings["seed"])
     found = data.fingerprint(x_test)
     if found != config["test_images"]:
         raise ValueError(f"The test images are not those of the run: {found} is their fingerprint")
-    numbers, evaluation = measured(
-        model, name, dataset, importance_samples, importance_images, seed, image_size
-    )
+    if isinstance(model, GaussianMixture):
+        start = time.monotonic()
+        numbers = _of_patches(model, x_test, images, denoising, fewer)
+        numbers |= _published(name, numbers)
+        evaluation = _how(start, config["test_images"])
+    else:
+        numbers, evaluation = measured(
+            model, name, dataset, importance_samples, importance_images, seed, image_size
+        )
     own = ("output", "resume", "overwrite", "tensorboard")
+    of_patches = ", patches at random places, dequantised by U(0, 1) / 255"
+    of_patches = of_patches if isinstance(model, GaussianMixture) else ""
     bits = "bits drawn from the grey levels, anew at every training step, once for test (seed 777)"
     card = {
         "dataset": dataset,
-        "preprocessing": bits if binary else "grey levels or colours in [0, 1]",
+        "preprocessing": bits if binary else "grey levels or colours in [0, 1]" + of_patches,
         "data_licence": LICENCES.get(dataset, "unknown"),
         "command": config["command"],
         "settings": {k: v for k, v in settings.items() if k not in own},
@@ -187,6 +232,33 @@ def add_entry(
     folder = zoo.save(model, name, card, pictures)
     cli.table(numbers, [(folder, f"{_size(folder):.1f} MiB")])
     return folder
+
+
+def _of_patches(model, x_test, folder, denoising, fewer, n=50_000):
+    """Likelihoods of a mixture of patches, and what `recipes/denoise.py` measured with it."""
+    numbers = measure(model, x_test)
+    if folder:
+        images = [folders.read(path) for path in folders.files_of(pathlib.Path(folder))]
+        x = patches.drawn(images, n, model.shape[0])
+        what = f"exact, {n:,} patches of {len(images)} images of {pathlib.Path(folder).name}, "
+        what += "dequantised by U(0, 1) / 255, in the space without the mean"
+        models = {"": model} | {
+            f"_components_{other.components}": other
+            for other in (load_model(run, compile=False) for run in fewer)
+        }
+        for suffix, one in models.items():
+            values = one.log_likelihood(x)
+            error = float(values.std(ddof=1) / n**0.5)
+            own = {"value": float(values.mean()), "unit": "nats", "standard_error": error}
+            numbers[f"patch_log_likelihood{suffix}"] = own | {"protocol": what}
+    for run in denoising:
+        found = json.loads(pathlib.Path(run, "benchmark.json").read_text())
+        how = "fast setting" if found["settings"]["fast"] else "exact setting"
+        suffix = f"_sigma_{found['settings']['sigma']:g}"
+        suffix += "" if found["settings"]["fast"] else "_exact"
+        for name, number in found["numbers"].items():
+            numbers[name + suffix] = {**number, "protocol": f"{number['protocol']}, {how}"}
+    return numbers
 
 
 def _size(folder):

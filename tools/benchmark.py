@@ -43,8 +43,8 @@ def benchmark(
     json_file: str = None,
     readme=False,
 ):
-    """Measure fit, encode, sample and log_likelihood against loops written by hand, and the cached
-    sampling of a PixelCNN against one forward pass a pixel.
+    """Measure fit, encode, sample and log_likelihood against loops written by hand, the cached
+    sampling of a PixelCNN against one forward pass a pixel, and denoising against plain NumPy.
 
     Args:
         backends: those of tensorflow, jax and torch to measure; what is not installed is left out
@@ -98,24 +98,26 @@ def benchmark(
     if not rows:
         raise ValueError("None of the backends is installed")
     if distribute:
-        table, name, sampling = _scaling_table(rows, devices), "scaling", []
+        table, name, sampling, denoising = _scaling_table(rows, devices), "scaling", [], []
     else:
-        table, name, sampling = _table(rows), "benchmark", _samplings(rows, rounds)
-        table += f"\n\n{_sampling_table(sampling)}"
+        table, name = _table(rows), "benchmark"
+        sampling = _on_each(rows, "sampling", "sampling of a PixelCNN", rounds)
+        denoising = _on_each(rows, "denoising", "denoising", rounds)
+        table += f"\n\n{_sampling_table(sampling)}\n\n{_denoising_table(denoising)}"
     print(f"\n{table}")
     if json_file:
-        cli.write_json(json_file, {"models": rows, "sampling": sampling})
+        cli.write_json(json_file, {"models": rows, "sampling": sampling, "denoising": denoising})
     if readme:
         cli.replace_block(ROOT / "README.md", name, table)
     return rows
 
 
-def _samplings(rows, rounds):
-    sampling = []
+def _on_each(rows, task, what, rounds):
+    found = []
     for backend in dict.fromkeys(row["backend"] for row in rows):
-        print(f"{backend}, sampling of a PixelCNN …", flush=True)
-        sampling.append({"backend": backend, **_worker("sampling", backend, {"rounds": rounds})})
-    return sampling
+        print(f"{backend}, {what} …", flush=True)
+        found.append({"backend": backend, **_worker(task, backend, {"rounds": rounds})})
+    return found
 
 
 def _worker(task, backend, settings):
@@ -253,6 +255,43 @@ def _sampling(settings):
         naive.append(784 * (time.perf_counter() - start))
     seconds = {"cached": float(np.median(cached)), "naive": float(np.median(naive))}
     return {**seconds, "times": float(np.median(np.divide(naive, cached)))}
+
+
+def _denoising(settings, height=321, width=481, sigma=25 / 255):
+    """Seconds for a photograph of 321×481 pixels: exact, fast, and in plain NumPy."""
+    from epll_numpy import epll
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    from vae_zoo import zoo
+    from vae_zoo.restoration import restore
+
+    prior = zoo.load("gmm_patches_bsds")
+    grey = Image.fromarray(load_sample_image("china.jpg")).convert("L")
+    clean = np.asarray(grey)[40 : 40 + height, 80 : 80 + width] / 255
+    y = clean + np.random.default_rng(0).normal(0, sigma, clean.shape)
+    weights, _, values, vectors = prior.spectra()
+    vectors = prior.basis @ vectors
+    covariances = np.einsum("kij,kj,klj->kil", vectors, values, vectors)
+    ways = {
+        "exact": lambda: restore(y, prior, sigma),
+        "fast": lambda: restore(y, prior, sigma, fast=True),
+        "numpy": lambda: epll(y, weights, covariances, sigma),
+    }
+    for fast in (False, True):  # compile
+        restore(y[:32, :32], prior, sigma, fast=fast)
+    seconds, made = {way: [] for way in ways}, {}
+    for _ in range(settings["rounds"]):
+        for way, denoise in ways.items():
+            start = time.perf_counter()
+            made[way] = denoise()
+            seconds[way].append(time.perf_counter() - start)
+    psnr = {way: -10 * np.log10(np.mean((x - clean) ** 2)) for way, x in made.items()}
+    return {
+        **{way: float(np.median(times)) for way, times in seconds.items()},
+        "difference": float(np.abs(made["exact"] - made["numpy"]).max()),
+        "loss": float(psnr["exact"] - psnr["fast"]),
+    }
 
 
 def _scaling(settings):
@@ -412,6 +451,23 @@ def _sampling_table(rows):
     return "\n".join(lines)
 
 
+def _denoising_table(rows):
+    lines = [
+        "A photograph of 321×481 pixels denoised by `restore` with `gmm_patches_bsds` (sigma 25, "
+        "200 components), exact and fast, against plain NumPy (`tools/epll_numpy.py`).",
+        "",
+        "| backend | NumPy, s | exact, s | fast, s | NumPy / exact | exact / fast | dB lost | "
+        "largest difference, exact to NumPy |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = [f"{row[way]:.1f}" for way in ("numpy", "exact", "fast")]
+        cells += [f"{row['numpy'] / row['exact']:.1f}", f"{row['exact'] / row['fast']:.1f}"]
+        cells += [f"{row['loss']:.2f}", f"{row['difference']:.1g}"]
+        lines.append(f"| {' | '.join([row['backend'], *cells])} |")
+    return "\n".join(lines)
+
+
 def _main():
     if sys.argv[1:2] != ["--worker"]:
         from vae_zoo import cli
@@ -422,6 +478,8 @@ def _main():
         result = _speed(settings) | {"machine": _machine()}
     elif task == "sampling":
         result = _sampling(settings)
+    elif task == "denoising":
+        result = _denoising(settings)
     elif task == "scaling":
         result = _scaling(settings) | {"machine": _machine()}
         if not result.pop("main"):
