@@ -67,8 +67,7 @@ class GaussianMixture(Density):
     ):
         shape = domains.of_shape(shape).shape
         check_sizes(shape=shape, components=components)
-        size = int(np.prod(shape)) - remove_dc
-        if not size:
+        if not (size := int(np.prod(shape)) - remove_dc):
             raise ValueError(f"`shape` must hold more than the mean. Received: shape={shape}")
         if not 0 < floor < np.inf:
             raise ValueError(f"`floor` must be positive. Received: floor={floor}")

@@ -297,5 +297,4 @@ class HierarchicalVAE(BaseVAE):
 
 def _kl(q, p, z):
     """KL of each latent of a group, (batch, …), or of a prior of its own as `priors.kl` has it."""
-    gaussian = isinstance(p, DiagonalGaussian)
-    return q.kl(p.mean, p.log_var) if gaussian else priors.kl(p, q, z[None])
+    return q.kl(p.mean, p.log_var) if isinstance(p, DiagonalGaussian) else priors.kl(p, q, z[None])

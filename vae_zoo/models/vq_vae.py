@@ -39,7 +39,11 @@ class VQVAE(BaseVAE):
         blocks: int, residual blocks after each halving and doubling.
         activation: a Keras activation, or "gated".
         likelihood: a `Likelihood` or its name, see `VAE`.
-        commitment: float, weight of the commitment term (0.25 in the paper).
+        commitment: float, weight of the commitment term. The paper's 0.25 stands against a squared
+            error; here it stands against nats, of which there are hundreds, and is too weak: the
+            encoder's outputs run away from the codes, and the term rises. On digits (the recipe,
+            100 epochs) 0.25, 1 and 10 end at an -ELBO of -856, -942 and -965 nats, with a
+            codebook term of 895, 174 and 17.
         averaged: bool, a codebook of moving averages (appendix A.1); it has no codebook term.
         decay, cosine, restart: see `Codebook`.
         levels: None, or ints: `FiniteScalars` of these levels instead of a codebook (there are
