@@ -26,9 +26,8 @@ def measure_anew(names: tuple[str, ...] = (), importance_images: int = None, see
         samples = bound["samples"] if bound else 0
         images = importance_images or (bound and bound["images"])
         size = card["settings"].get("image_size")
-        numbers, evaluation = measured(
-            zoo.load(name), name, card["dataset"], samples, images, seed, size
-        )
+        model = zoo.load(name)
+        numbers, evaluation = measured(model, name, card["dataset"], samples, images, seed, size)
         for metric, number in numbers.items():
             if "seeds" in before.get(metric, {}):  # of other runs, which were measured alike
                 own = {str(card["training"]["seed"]): number["value"]}
@@ -36,7 +35,7 @@ def measure_anew(names: tuple[str, ...] = (), importance_images: int = None, see
             old = before.get(metric, {}).get("value")
             if not isinstance(number["value"], list):
                 print(f"{name:<24} {metric:<26} {old} -> {number['value']}", flush=True)
-        card |= {"metrics": numbers, "evaluation": evaluation}
+        card |= {"metrics": numbers, "evaluation": evaluation, "config": model.get_config()}
         cli.write_json(zoo.FOLDER / name / "card.json", card)
 
 
