@@ -48,9 +48,9 @@ class GaussianMixture(Density):
     It plays the role of a prior: `log_prob` and `sample` are those of `priors.py`.
 
     Example:
-        model = GaussianMixture((8, 8), components=10, zero_means=True, remove_dc=True)
-        model.fit(patches, epochs=20)
-        shares = model.predict(patches[:5])
+        model = GaussianMixture((8, 8), components=2, zero_means=True, remove_dc=True)
+        model.fit(images[..., 0], epochs=3)
+        shares = model.responsibilities(images[:5, ..., 0])
     """
 
     def __init__(
