@@ -90,7 +90,7 @@ def ladder(shape=SHAPE, **settings):
 def vq(cls=VQVAE, **settings):
     settings = {"codes": 5, "code_dim": 3, "filters": (3, 4), "blocks": 0, **settings}
     settings = {"commitment": 0.25, **settings}
-    return lambda **kwargs: cls(SHAPE, **settings, **kwargs)
+    return lambda **kwargs: cls(SHAPE, **{**settings, **kwargs})
 
 
 def mixture():

@@ -374,7 +374,7 @@ def test_denoise_measures_a_folder_and_goes_on(patch_prior, tmp_path, capsys):
     assert again["psnr"]["value"] > numbers["psnr"]["value"] + 10
     for wrong, words in (
         (["--sigma", "20", "--resume"], "is of other settings"),
-        (["--sigma", "-3"], "--sigma must be in 0..255. Received: -3"),
+        (["--sigma", "-3"], "--sigma must be 0 to 255. Received: sigma=-3.0"),
         (["--benchmark", str(output)], "must be a folder of images"),
         (["--benchmark", str(tmp_path / "no")], "must be a folder of images"),
         (["--checkpoint", "no"], "No file no"),

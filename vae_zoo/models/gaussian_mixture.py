@@ -143,7 +143,7 @@ class GaussianMixture(Density):
         seed = noise_source(seed)
         logits = ops.convert_to_tensor(self.logits)[None]
         which = ops.convert_to_numpy(keras.random.categorical(logits, n, "int32", seed=seed))[0]
-        c = ops.convert_to_numpy(keras.random.normal((n, self.size), seed=seed))
+        c = ops.convert_to_numpy(keras.random.normal((n, self.size), dtype="float32", seed=seed))
         means, factors = self._numpy()[1:]
         for k in np.unique(which):  # C = factor^-T factor^-1, so x = mean + factor^-T white
             own = linalg.solve_triangular(factors[k], c[which == k].T, trans="T")

@@ -258,7 +258,7 @@ class RealNVP(Density):
         """n examples, NumPy float32 (n, *shape), pixels k / 255; `seed` is an int, a
         `SeedGenerator` or None."""
         self.check_labels(y)
-        z = keras.random.normal((n, *self.inner_shape), seed=noise_source(seed))
+        z = keras.random.normal((n, *self.inner_shape), dtype="float32", seed=noise_source(seed))
         z = ops.convert_to_numpy(z)
         if n == 0:
             return z.reshape(0, *self.shape)

@@ -204,7 +204,7 @@ class VampPrior(layers.Layer):
         which = keras.random.randint((n,), 0, self.components, "int32", seed=seed)
         mean, log_var = (ops.take(t, which, axis=0) for t in (mean, log_var))
         return distributions.gaussian_sample(
-            mean, log_var, keras.random.normal(ops.shape(mean), seed=seed)
+            mean, log_var, keras.random.normal(ops.shape(mean), dtype="float32", seed=seed)
         )
 
     def kl(self, posterior, y=None):
