@@ -16,7 +16,7 @@ def evaluate_model(
     dataset: str = None,
     image_size: tuple[int, ...] = None,
     importance_samples=1000,
-    importance_images: int = None,
+    importance_images=1000,
     elbo_samples=16,
     seed=0,
     json_file: str = None,
@@ -29,7 +29,8 @@ def evaluate_model(
         image_size: height,width (or height,width,channels) that its images are brought to; a folder
             knows this too
         importance_samples: k of the importance-weighted NLL; 0 leaves it out
-        importance_images: test images that it is taken over, spread over all; all if left out
+        importance_images: test images that it is taken over, spread over all; the
+            entries of the zoo have 10,000, which take up to an hour
         elbo_samples: draws of z per image that the ELBO is averaged over
         seed: of samples, mixtures and the untrained encoder
         json_file: where to write the numbers
