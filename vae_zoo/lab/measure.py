@@ -77,8 +77,7 @@ def measure(
         num_samples: int, k of the importance-weighted bound; 0 leaves it out.
         num_images: int, examples that it is taken over, spread over all; None for all.
         elbo_samples: int, draws of z per example that the ELBO is averaged over.
-        x_train: training examples; None leaves out what is measured by them. Grey levels become
-            bits, as of x, where the likelihood is Bernoulli.
+        x_train: training examples; None leaves out what is measured by them.
         progress: wraps the iterable of batches, `tqdm.tqdm` say.
         values: bool, keep those of each example that a number is the mean of, as its `values`, to
             compare two models example by example.
@@ -121,15 +120,14 @@ def _(model: LatentModel, x, y, how):
     errors = np.float64(errors)
     if isinstance(model.domain, domains.Images):
         numbers["psnr"] = mean(metrics.psnr(errors), "dB", "of the reconstruction at the mean")
-    if how.x_train is not None:
-        some = np.asarray(how.x_train[spread(len(how.x_train))])
-        what = f"{'bits' if model.sees_bits else 'pixels'} of {len(some):,} training images"
-        protocol = f"mean squared error / variance of the {what}"
-        seen = model.run("prepare", model.prepare, some, seed=EVALUATION_SEED)
-        if seen.min() < seen.max():
-            numbers["relative_mse"] = mean(errors / np.var(seen), "", protocol)
-        else:
-            numbers["relative_mse"] = number(None, "", f"{protocol}, which are all equal")
+    # By the variance of what the model sees, of bits where it sees bits: a constant scores 1.
+    seen = model.run("prepare", model.prepare, x[spread(len(x))], seed=EVALUATION_SEED)
+    what = f"{'bits' if model.sees_bits else 'pixels'} of {len(seen):,} of these images"
+    protocol = f"mean squared error / variance of the {what}"
+    if seen.min() < seen.max():
+        numbers["relative_mse"] = mean(errors / np.var(seen), "", protocol)
+    else:
+        numbers["relative_mse"] = number(None, "", f"{protocol}, which are all equal")
     return numbers
 
 
