@@ -105,7 +105,8 @@ ANCHORS = {
             "vqvae_example.ipynb of github.com/deepmind/sonnet",
             "the same 8×8 codes of 512, an averaged codebook; training batches of all 50,000 "
             "images of CIFAR-10, where ours are held-out images of a fifth of it, and JPEG copies: "
-            "quality 75 alone removes about 1.2 % of the variance, more than the difference of the two",
+            "quality 75 alone removes about 1.2 % of the variance, more than the difference of the "
+            "two",
             compared=False,
         )
     },
