@@ -68,19 +68,19 @@ def results_table(readme=str(ROOT / "README.md")):
             + "".join(_over_seeds(k, n) for k, n in card["metrics"].items() if "seeds" in n)
         )
     protocols = (
-        "Test split, numbers ± standard error over images; -ELBO and NLL in nats. An -ELBO of bits "
-        "or of 8-bit values is one of a probability, one of a density may be negative: they do not "
-        "compare. NLL: by importance sampling, in brackets the number of samples, their effective "
-        "number (the median over images) and, where not all were taken, of test images; exact for "
-        "a PixelCNN. bits/dim: of that bound where there is one, else of the ELBO. Active: latents "
-        "whose posterior mean varies over images, of a hierarchy those with a KL above 0.01 nats. "
-        "Relative MSE: share of the test images' variance that a reconstruction leaves, of bits "
-        "where a model sees bits, else of grey levels and colours. Codes used, perplexity: of each "
-        "grid of codes, from the top. cnn_fid: Fréchet distance to the test images of samples from the "
-        "prior, of samples from uniform codes (VQ-VAE) or from a mixture of Gaussians fitted to "
-        "the latents, and of validation images. Probe: accuracy of a linear classifier of the "
-        "latents, of pixels, of an untrained encoder's latents. Everything else of an entry stands "
-        "in its card."
+        "Test split, numbers ± standard error over images; -ELBO and NLL in nats. An -ELBO of "
+        "bits or of 8-bit values is one of a probability, one of a density may be negative: "
+        "they do not compare. NLL: by importance sampling, in brackets the number of samples, "
+        "their effective number (the median over images) and, where not all were taken, of test"
+        " images; exact for a PixelCNN. bits/dim: of that bound where there is one, else of the"
+        " ELBO. Active: latents whose posterior mean varies over images, of a hierarchy those "
+        "with a KL above 0.01 nats. Relative MSE: share of the test images' variance that a "
+        "reconstruction leaves, of bits where a model sees bits, else of grey levels and "
+        "colours. Codes used, perplexity: of each grid of codes, from the top. cnn_fid: Fréchet"
+        " distance to the test images of samples from the prior, of samples from uniform codes "
+        "(VQ-VAE) or from a mixture of Gaussians fitted to the latents, and of validation "
+        "images. Probe: accuracy of a linear classifier of the latents, of pixels, of an "
+        "untrained encoder's latents. Everything else of an entry stands in its card."
     )
     cli.replace_block(readme, "results", "\n".join([protocols, "", *lines, "", *notes]))
     return cards
