@@ -122,7 +122,7 @@ def test_recipe_trains_measures_and_draws(recipe, run, tmp_path):
     if "nll" in numbers:  # an exact density; what it draws to see levels differs a little
         nll = model.evaluate(x, y, verbose=0, return_dict=True)["nll"]
         assert numbers["nll"]["value"] == pytest.approx(
-            nll, rel=1e-3 if recipe == "real_nvp" else 1e-5
+            nll, rel=3e-3 if recipe == "real_nvp" else 1e-5
         )
         return
     error = np.mean((model.predict(x, verbose=0) - x / 255.0) ** 2)

@@ -96,7 +96,7 @@ class FittedModel(NoisyModel):
             checked.append(x)
         optimizer = getattr(getattr(self, "optimizer", None), "variables", [])
         try:
-            with backend.alive([*self.variables, *optimizer]):
+            with backend.alive([*self.variables, *self.metrics_variables, *optimizer]):
                 yield checked
         except Exception:
             if refused:  # as an engine's error, if the engine reads the stream
