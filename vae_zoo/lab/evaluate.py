@@ -24,7 +24,7 @@ from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.parts import domains
 
-__all__ = ["evaluate", "features", "labels_of", "measure"]
+__all__ = ["evaluate", "features", "labels_of", "latents", "measure"]
 
 MOST_IMAGES = 10_000  # that a probe is fitted to, and a KL per latent taken over
 MIXTURE_COMPONENTS = 10
@@ -248,7 +248,7 @@ def _mixture_quality(model, found):
     """Of samples from a mixture of Gaussians fitted to the latents of training images."""
     if found.classifier is None or model.condition is not None:
         return {}
-    codes = _codes(model, found)
+    codes = latents(model, found.some, found.seed)
     # A full covariance of many latents would be fitted to noise and take gigabytes.
     if codes[0].size > 256 or len(codes) <= 10 * codes[0].size or not np.isfinite(codes).all():
         return {}
@@ -261,11 +261,11 @@ def _mixture_quality(model, found):
     return {"cnn_fid_gaussian_mixture": mixture} | quality.floor
 
 
-def _codes(model, found):
-    """What a prior is fitted to: draws z ~ q(z|x) of a VAE, the codes of an autoencoder."""
-    if isinstance(model, BaseVAE):
-        return model.draws(found.some, seed=found.seed)
-    return model.encode(found.some)
+def latents(model, x, seed=0):
+    """What a prior is fitted to: draws z ~ q(z|x) of a VAE, of a hierarchy its top group's; the
+    codes of an autoencoder."""
+    z = model.draws(x, seed=seed) if isinstance(model, BaseVAE) else model.encode(x)
+    return z[0] if isinstance(z, tuple) else z
 
 
 def _probes(model, found):

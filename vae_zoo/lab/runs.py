@@ -17,7 +17,7 @@ from vae_zoo.engine.batches import Batches
 from vae_zoo.lab import console, plots, transfer
 from vae_zoo.lab.callbacks import NoticeCollapse, TensorBoard
 from vae_zoo.lab.checkpoint import Checkpoint, seconds_of
-from vae_zoo.lab.evaluate import labels_of, measure
+from vae_zoo.lab.evaluate import labels_of, latents, measure
 from vae_zoo.lab.measure import spread
 from vae_zoo.lab.output import claim, clear, trained_on
 from vae_zoo.lab.pictures import pictures
@@ -120,7 +120,9 @@ def prior(kind, latent_shape, images, components=100, couplings=8, units=64, see
 def fitted_prior(model, kind, train, seed=0):
     """The trained model, with a mixture of Gaussians as its prior where that is the kind; args as
     of `prior_of_latents`."""
-    return model.with_prior(prior_of_latents(kind, model, train)) if kind == "mixture" else model
+    if kind != "mixture":
+        return model
+    return model.with_prior(prior_of_latents(kind, model, train, seed=seed))
 
 
 def prior_of_latents(
@@ -171,13 +173,6 @@ def prior_of_latents(
     how |= {"output": output, "resume": resume, "couplings": couplings, "units": units}
     fit(flow, *((part, None) for part in z), **how)
     return flow
-
-
-def latents(model, x, seed=0):
-    """What a prior is fitted to: draws z ~ q(z|x) of a VAE, of a hierarchy its top group's; the
-    codes of an autoencoder."""
-    z = model.draws(x, seed=seed) if isinstance(model, BaseVAE) else model.encode(x)
-    return z[0] if isinstance(z, tuple) else z
 
 
 def fit(
