@@ -39,6 +39,7 @@ from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
 from vae_zoo.models.gaussian_mixture import GaussianMixture  # noqa: E402
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
+from vae_zoo.models.iwae import IWAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
 from vae_zoo.models.real_nvp import RealNVP  # noqa: E402
 from vae_zoo.models.vae import VAE  # noqa: E402
@@ -102,6 +103,7 @@ __all__ = [
     "DenseVAE",
     "GaussianMixture",
     "HierarchicalVAE",
+    "IWAE",
     "PixelCNN",
     "RealNVP",
     "VAE",

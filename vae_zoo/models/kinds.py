@@ -9,6 +9,8 @@ What depends on the kind of a model is a method here, or a table by class beside
 it; what depends on the kind of its data asks its domains.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -164,6 +166,30 @@ class BaseVAE(LatentModel):
         loss = distortion + beta * self.rate(kl, beta)
         return {**outputs, "loss": loss, "beta": beta * ops.ones_like(total)}
 
+    def importance_bound(self, x, drawn, training):
+        """What `objective` returns of the importance-weighted bound, which is "iwae" there:
+
+        L_k = log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x), i = 1 … k
+
+        Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519, eq. 8. The other terms are those of
+        the ELBO, the mean of the same log-weights.
+
+        Args:
+            x: as `prepare` returns it.
+            drawn: as `drawn` returns it, of k draws.
+            training: bool.
+        """
+        log_likelihood, log_prior, log_posterior = terms = self.terms_of(x, drawn)
+        reconstruction = -ops.mean(log_likelihood, axis=0)
+        kl = ops.mean(log_posterior - log_prior, axis=0)
+        outputs = {"reconstruction": reconstruction, "kl": kl, "elbo": -reconstruction - kl}
+        log_weights = weights_of(terms)
+        if training and self.likelihood.fitted:
+            outputs["error"] = self.likelihood.error(x, drawn[0])
+            log_weights = weights_of(self.terms_of(x, drawn, training))
+        bound = ops.logsumexp(log_weights, axis=0) - math.log(log_weights.shape[0])
+        return {**outputs, "iwae": bound, "loss": -bound if training else -outputs["elbo"]}
+
     def rate(self, kl, beta):
         """What the KL costs while training: sum_j max(mean over the batch of KL_j, free bits),
         example by example: (batch,). Kingma et al. 2016, arXiv:1606.04934, eq. 15."""
@@ -175,6 +201,14 @@ class BaseVAE(LatentModel):
         """Fits a likelihood's variance."""
         if training and self.likelihood.fitted:
             self.likelihood.update(outputs["error"], weights)
+
+    def drawn(self, x, y=None, num_samples=1, training=False):
+        """What `terms` are made of: the parameters of p(x|z), (num_samples, batch, ...), and
+        log p(z) and log q(z|x), (num_samples, batch), of draws z ~ q(z|x). Args as of `terms`."""
+        q = self.posterior(x, y, training)
+        z = q.sample(self.draw, num_samples)
+        parameters = self.likelihood_parameters(z, y, training)
+        return parameters, self.prior.log_prob(z, *given(y)), q.log_prob(z)
 
     def terms(self, x, y=None, num_samples=1, training=False):
         """log p(x|z), log p(z) and log q(z|x) of `num_samples` reparametrised draws z ~ q(z|x).
@@ -189,19 +223,19 @@ class BaseVAE(LatentModel):
         Returns:
             three tensors, float32 (num_samples, batch), nats, of one pass with one noise.
         """
-        q = self.posterior(x, y, training)
-        z = q.sample(self.draw, num_samples)
-        parameters = self.likelihood_parameters(z, y, training)
+        return self.terms_of(x, self.drawn(x, y, num_samples, training), training)
+
+    def terms_of(self, x, drawn, training=False):
+        """`terms` of what `drawn` returned."""
+        parameters, *log_probs = drawn
         fitting = self.batch_mean if training else None
-        log_likelihood = self.likelihood.log_prob(x, parameters, fitting)
-        return log_likelihood, self.prior.log_prob(z, *given(y)), q.log_prob(z)
+        return self.likelihood.log_prob(x, parameters, fitting), *log_probs
 
     def log_weights(self, x, y=None, num_samples=1, training=False):
         """log p(x, z) - log q(z|x) of `num_samples` draws: float32 (num_samples, batch), nats; args
         as of `terms`. Their mean is the ELBO, the log of the mean of their exponentials a tighter
         bound."""
-        log_likelihood, log_prior, log_posterior = self.terms(x, y, num_samples, training)
-        return log_likelihood + log_prior - log_posterior
+        return weights_of(self.terms(x, y, num_samples, training))
 
     def log_likelihood(self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None):
         """Importance-weighted bound on log p(x), which grows to log p(x) with `num_samples` = k.
@@ -357,6 +391,24 @@ class BaseVAE(LatentModel):
         _assign_all(new, self, leave_out=of_priors)
         backend.own_buffers(new.variables)  # or training the one would take them from the other
         return new
+
+
+def weights_of(terms):
+    """log w = log p(x|z) + log p(z) - log q(z|x) of `terms`."""
+    log_likelihood, log_prior, log_posterior = terms
+    return log_likelihood + log_prior - log_posterior
+
+
+def check_importance(beta, free_bits, balance=False):
+    """Raises `ValueError` unless an importance-weighted bound, which has no KL to weigh, is plain.
+
+    Of beta and free bits it would be the bound of another model, or none.
+    """
+    if beta != 1 or free_bits or balance:
+        raise ValueError(
+            "An importance-weighted bound has no KL of its own: it takes beta=1, no free bits and "
+            f"no balance. Received: beta={beta}, free_bits={free_bits}, balance={balance}"
+        )
 
 
 def summed(terms):

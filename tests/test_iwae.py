@@ -1,0 +1,84 @@
+"""Importance-weighted bounds and their gradients, against exact marginals and Monte Carlo."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import special
+from test_families import array, filled
+from test_vae import S2, SHAPE, B, VARIANCE, W, exact, images, objective
+
+from vae_zoo import IWAE, DenseVAE, HierarchicalVAE, likelihoods
+from vae_zoo.engine import backend
+
+
+def linear_iwae(k, spread=2.0, shift=0.1, **settings):
+    """An IWAE whose log p(x) is known; q has `spread` times the exact variance, its mean shifted."""
+    settings = {"likelihood": likelihoods.Gaussian(S2), "hidden": (), **settings}
+    model = IWAE(SHAPE, latent_dim=2, num_samples=k, seed=1, **settings)
+    gain = W / S2 * VARIANCE
+    zeros = np.zeros((6, 2))
+    heads = [gain, shift - B @ gain, zeros, np.log(VARIANCE * spread)]
+    model.encoder.set_weights(heads)
+    model.decoder.set_weights([W.T, B])
+    return model
+
+
+def test_one_draw_is_the_monte_carlo_elbo_of_the_same_noise():
+    outputs = objective(linear_iwae(1), images())
+    np.testing.assert_allclose(outputs["iwae"], outputs["elbo"], rtol=1e-5)
+    log_weights = linear_iwae(1).log_likelihood(images(), num_samples=1, seed=0)
+    np.testing.assert_allclose(outputs["iwae"], log_weights, rtol=1e-5, atol=1e-4)
+
+
+def test_the_bound_is_that_of_its_own_weights_and_grows_with_k():
+    x, bounds = np.repeat(images(), 20, axis=0), []
+    for k in (1, 5, 50):
+        model = linear_iwae(k)
+        outputs = objective(model, x)
+        with model.noise_from(1):
+            log_weights = np.float64(array(model.log_weights(x, num_samples=k)))
+        expected = special.logsumexp(log_weights, axis=0) - np.log(k)
+        np.testing.assert_allclose(outputs["iwae"], expected, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(outputs["elbo"], log_weights.mean(0), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(outputs["loss"], -outputs["elbo"], rtol=1e-6)
+        training = objective(model, x, training=True)
+        np.testing.assert_allclose(training["loss"], -outputs["iwae"], rtol=1e-5)
+        bounds.append(outputs["iwae"].mean())
+    assert bounds[0] < bounds[1] - 0.1 < bounds[2] - 0.2 and bounds[2] < exact(x).mean() + 0.01
+
+
+def gradients(model, x, draws, seed=0):
+    """Of the training loss, of `draws` independent noises: dict, path -> (draws, *shape)."""
+    variables = model.trainable_variables
+
+    def once(seed):
+        def loss():
+            with model.noise_from(seed):
+                outputs = model.objective(x, training=True)
+            return ops.mean(outputs["loss"]), {"loss": outputs["loss"]}
+
+        return backend.value_and_gradients(loss, (), variables, model.non_trainable_variables)[1]
+
+    found = [[array(g) for g in once(seed + i)] for i in range(draws)]
+    return {v.path: np.stack(each) for v, each in zip(variables, zip(*found))}
+
+
+def test_the_two_gradients_agree_in_expectation_and_the_decoders_at_every_draw():
+    """Many copies of one image are as many draws, and cheaper."""
+    x = np.repeat(images(1), 4000, axis=0)
+    plain, doubly = (
+        gradients(linear_iwae(4, doubly_reparametrized=flag), x, 6) for flag in (False, True)
+    )
+    for path, mine in doubly.items():
+        its = plain[path]
+        if "decoder" in path or "parameters" in path:
+            np.testing.assert_allclose(mine, its, rtol=1e-3, atol=1e-3, err_msg=path)
+            continue
+        error = np.sqrt(its.var(0, ddof=1) / 6 + mine.var(0, ddof=1) / 6)
+        scale = np.abs(its.mean(0)).max()
+        assert (error < 0.1 * scale).all(), path  # or nothing would be told apart
+        assert (np.abs(mine.mean(0) - its.mean(0)) < 6 * error + 0.01 * scale).all(), path
+        assert not np.allclose(mine, its, rtol=1e-3), path
