@@ -1,21 +1,17 @@
 """Importance-weighted bounds and their gradients, against exact marginals and Monte Carlo."""
 
-import functools
-
-import keras
 import numpy as np
-import pytest
 from keras import ops
 from scipy import special
-from test_families import array, filled
-from test_vae import S2, SHAPE, B, VARIANCE, W, exact, images, objective
+from test_families import array
+from test_vae import S2, SHAPE, VARIANCE, B, W, exact, images, objective
 
-from vae_zoo import IWAE, DenseVAE, HierarchicalVAE, likelihoods
+from vae_zoo import IWAE, likelihoods
 from vae_zoo.engine import backend
 
 
 def linear_iwae(k, spread=2.0, shift=0.1, **settings):
-    """An IWAE whose log p(x) is known; q has `spread` times the exact variance, its mean shifted."""
+    """An IWAE whose log p(x) is known; q has `spread` times the exact variance."""
     settings = {"likelihood": likelihoods.Gaussian(S2), "hidden": (), **settings}
     model = IWAE(SHAPE, latent_dim=2, num_samples=k, seed=1, **settings)
     gain = W / S2 * VARIANCE
@@ -47,7 +43,7 @@ def test_the_bound_is_that_of_its_own_weights_and_grows_with_k():
         training = objective(model, x, training=True)
         np.testing.assert_allclose(training["loss"], -outputs["iwae"], rtol=1e-5)
         bounds.append(outputs["iwae"].mean())
-    assert bounds[0] < bounds[1] - 0.1 < bounds[2] - 0.2 and bounds[2] < exact(x).mean() + 0.01
+    assert bounds[0] + 0.1 < bounds[1] < bounds[2] - 0.02 < exact(x).mean()
 
 
 def gradients(model, x, draws, seed=0):

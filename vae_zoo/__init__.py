@@ -35,6 +35,7 @@ except ModuleNotFoundError as _error:
     ) from None
 
 from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402
+from vae_zoo.models.conditional_vae import ConditionalVAE  # noqa: E402
 from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
 from vae_zoo.models.gaussian_mixture import GaussianMixture  # noqa: E402
@@ -99,6 +100,7 @@ sys.meta_path.append(_ShortNames())
 
 __all__ = [
     "Autoencoder",
+    "ConditionalVAE",
     "ConvVAE",
     "DenseVAE",
     "GaussianMixture",

@@ -96,18 +96,13 @@ def _(model: HierarchicalVAE, x, y, output, seed):
 
 def samples(model, path, seed):
     """A sheet of 64 new images, a class a column where the model takes labels."""
-    classes = None if model.condition is None else _classes(model)
+    classes = domains.classes(model.condition)
     if model.condition is not None and classes is None:
         return  # a condition that is no class: what it looks like depends on what is given
     y = None if classes is None else np.arange(64) % CLASSES % classes
     new = model.domain.pictures(model.sample(64, y=y, seed=seed))
     if new is not None:
         yield plots.samples(new, path), "new images"
-
-
-def _classes(model):
-    labels = isinstance(model.condition, domains.Symbols) and not model.condition.shape
-    return model.condition.levels if labels else None
 
 
 def _some(model, x, y, n):

@@ -11,17 +11,9 @@ import keras
 from keras import ops
 
 from vae_zoo.models.dense_vae import DenseVAE
-from vae_zoo.models.kinds import check_importance, weights_of
+from vae_zoo.parts.bounds import weights_of
 from vae_zoo.parts.distributions import gradient_scaled
 from vae_zoo.parts.posteriors import DiagonalGaussian
-
-
-def _check_beta(beta):
-    check_importance(beta, 0.0)
-
-
-def _check_free_bits(free_bits):
-    check_importance(1.0, free_bits)
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -53,7 +45,6 @@ class IWAE(DenseVAE):
 
     logged = ("reconstruction", "kl", "elbo", "iwae")
     monitor = "iwae"
-    adjustable = {**DenseVAE.adjustable, "beta": _check_beta, "free_bits": _check_free_bits}
 
     def __init__(
         self,

@@ -21,25 +21,16 @@ from vae_zoo.engine.saving import restore
 from vae_zoo.engine.trainable import EVALUATION_SEED, Trainable
 from vae_zoo.models.latent_model import Density, LatentModel, each, given
 from vae_zoo.parts import likelihoods, priors
+from vae_zoo.parts.bounds import (
+    check_beta,
+    check_importance,
+    check_weight,
+    over_draws,
+    summed,
+    weights_of,
+)
 
-__all__ = ["BaseVAE", "Density", "LatentModel", "Trainable", "each", "given", "summed"]
-
-
-def check_weight(name):
-    """A function that raises `ValueError` unless its argument is a finite number >= 0."""
-
-    def check(value):
-        if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-            raise ValueError(f"`{name}` must be >= 0. Received: {name}={value}")
-
-    return check
-
-
-def _check_beta(beta):
-    if not callable(beta) and not (isinstance(beta, (int, float)) and 0 <= beta < float("inf")):
-        raise ValueError(
-            f"`beta` must be a float >= 0 or a LearningRateSchedule. Received: beta={beta!r}"
-        )
+__all__ = ["BaseVAE", "Density", "LatentModel", "Trainable", "each", "given"]
 
 
 class BaseVAE(LatentModel):
@@ -70,7 +61,7 @@ class BaseVAE(LatentModel):
     numbers = ("beta",)
     adjustable = {
         **LatentModel.adjustable,
-        "beta": _check_beta,
+        "beta": check_beta,
         "free_bits": check_weight("free_bits"),
     }
 
@@ -88,7 +79,7 @@ class BaseVAE(LatentModel):
         **kwargs,
     ):
         beta = restore(beta)
-        _check_beta(beta)
+        check_beta(beta)
         logged = (
             *(self.logged if logged is None else logged),
             *(["beta"] if callable(beta) else []),
@@ -102,6 +93,8 @@ class BaseVAE(LatentModel):
     def adjusting(self, name, value):
         if name == "beta" and callable(value) and "beta" not in self.logged:
             raise ValueError("A schedule of `beta`, which is logged, comes when a model is built")
+        if "iwae" in self.logged:
+            check_importance(name, value)
         super().adjusting(name, value)
 
     @property
@@ -150,7 +143,7 @@ class BaseVAE(LatentModel):
             kl: float32 (batch, ...), of each latent, or group of latents.
             training: bool.
         """
-        reconstruction = -_over_draws(self.likelihood.log_prob(x, parameters))
+        reconstruction = -over_draws(self.likelihood.log_prob(x, parameters))
         total = summed(kl)
         outputs = {"reconstruction": reconstruction, "kl": total, "elbo": -reconstruction - total}
         if not training:
@@ -159,7 +152,7 @@ class BaseVAE(LatentModel):
         if self.likelihood.fitted:  # by the variance that fits this batch
             outputs["error"] = self.likelihood.error(x, parameters)
             fitting = self.likelihood.log_prob(x, parameters, self.batch_mean)
-            distortion = -_over_draws(fitting)
+            distortion = -over_draws(fitting)
         scheduled = callable(self.beta)
         beta = self.beta(self.optimizer.iterations) if scheduled else self.number("beta")
         beta = ops.cast(beta, "float32")
@@ -343,8 +336,8 @@ class BaseVAE(LatentModel):
 
     def sample_latents(self, n, seed=0, y=None):
         """n latents from the prior, as `encode` returns them: NumPy (n, *latent_shape)."""
-        y = self._repeated(y, n)
-        return each(ops.convert_to_numpy, self.prior.sample(n, *given(y), seed=noise_source(seed)))
+        y = given(self.prepare_labels(self._repeated(y, n)))
+        return each(ops.convert_to_numpy, self.prior.sample(n, *y, seed=noise_source(seed)))
 
     def sample(self, n=None, seed=None, pixels=False, batch_size=256, y=None, **of_latents):
         """New examples: z ~ p(z), then the mean of p(x|z).
@@ -391,34 +384,6 @@ class BaseVAE(LatentModel):
         _assign_all(new, self, leave_out=of_priors)
         backend.own_buffers(new.variables)  # or training the one would take them from the other
         return new
-
-
-def weights_of(terms):
-    """log w = log p(x|z) + log p(z) - log q(z|x) of `terms`."""
-    log_likelihood, log_prior, log_posterior = terms
-    return log_likelihood + log_prior - log_posterior
-
-
-def check_importance(beta, free_bits, balance=False):
-    """Raises `ValueError` unless an importance-weighted bound, which has no KL to weigh, is plain.
-
-    Of beta and free bits it would be the bound of another model, or none.
-    """
-    if beta != 1 or free_bits or balance:
-        raise ValueError(
-            "An importance-weighted bound has no KL of its own: it takes beta=1, no free bits and "
-            f"no balance. Received: beta={beta}, free_bits={free_bits}, balance={balance}"
-        )
-
-
-def summed(terms):
-    """Over all but the batch."""
-    return ops.sum(terms, axis=tuple(range(1, len(terms.shape))))
-
-
-def _over_draws(log_prob):
-    """The mean over all axes but the batch, the last."""
-    return ops.mean(log_prob, axis=tuple(range(len(log_prob.shape) - 1)))
 
 
 def _assign_all(new, old, leave_out=()):

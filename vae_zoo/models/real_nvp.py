@@ -15,8 +15,9 @@ import numpy as np
 from keras import layers, ops
 
 from vae_zoo.engine.noise import noise_source
-from vae_zoo.models.kinds import Density, summed
+from vae_zoo.models.kinds import Density
 from vae_zoo.parts import distributions, domains
+from vae_zoo.parts.bounds import summed
 from vae_zoo.parts.layers import ResidualCell, check_sizes
 from vae_zoo.parts.networks import check_shape
 
