@@ -4,7 +4,10 @@ Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519; the gradient of Tucker e
 arXiv:1810.04152. Two stochastic layers and more: `recipes/hierarchical_vae.py --num-samples 5`.
 """
 
-from vae_zoo import IWAE, cli, likelihoods, runs
+import pathlib
+
+from vae_zoo import IWAE, cli, likelihoods, load_model, plots, runs
+from vae_zoo import gradients as estimates
 
 # isort: split
 # After the package, which says in one line what is missing.
@@ -27,11 +30,13 @@ def iwae(
     static=False,
     num_samples=5,
     doubly_reparametrized=True,
+    start: str = None,
     learning_rate=1e-3,
     schedule="cosine",
     averaged_epochs=1.0,
     patience=50,
     importance_samples=100,
+    gradients=True,
     precision="float32",
     seed=0,
     output="output/iwae",
@@ -59,12 +64,15 @@ def iwae(
         static: draw the bits of the training images once instead of at every step (bernoulli)
         num_samples: k of the bound that is trained on
         doubly_reparametrized: train the encoder by the gradient of DReG
+        start: what to go on from, a run, an entry of the zoo or a file: a large k costs less when
+            only the last epochs have it
         learning_rate: of Adam, at the start
         schedule: of the learning rate: cosine, linear, exponential (to a hundredth) or constant
         averaged_epochs: that the averaged weights reach back, which are validated and kept; 0 keeps
             no averages
         patience: epochs without a better validation bound before it stops
         importance_samples: k of the importance-weighted test NLL
+        gradients: draw how noisy estimates of the gradient are, for five test images
         precision: float32, mixed_bfloat16 or mixed_float16
         seed: of weights, noise and the order of the images
         output: folder for the model, its numbers and its pictures
@@ -95,13 +103,31 @@ def iwae(
         doubly_reparametrized=doubly_reparametrized,
         seed=seed,
     )
+    if start:
+        old = load_model(start, compile=False)
+        for mine, its in zip(model.trainable_variables, old.trainable_variables, strict=True):
+            mine.assign(its)
     rate = runs.scheduled(learning_rate, schedule, epochs, len(images), batch_size)
     averages = runs.averages(averaged_epochs, steps_per_epoch)
     model.compile(keras.optimizers.Adam(rate, **averages))
 
     history = runs.fit(model, train, validation, **settings)
     model = runs.fitted_prior(model, prior_kind, train, seed)
-    return runs.report(model, train, test, history, settings, importance_samples)
+    numbers = runs.report(model, train, test, history, settings, importance_samples)
+    if gradients:
+        draw_gradients(model, test[0][:5], output, seed)
+    return numbers
+
+
+def draw_gradients(model, images, output, seed, ks=(1, 2, 5, 10, 20, 50)):
+    """Two experiments on the trained model: the signal-to-noise ratio of the encoder's gradient
+    against k (Rainforth et al. 2018, arXiv:1802.04537), and what the reparametrisation is good
+    for: the variance of the ELBO's gradient without it (REINFORCE) and with it."""
+    output = pathlib.Path(output)
+    ratios = estimates.signal_to_noise(model, images, ks, seed=seed)
+    plots.signal_to_noise(ratios, ks, output / "signal_to_noise.png")
+    plots.variances(estimates.variances(model, images, seed=seed), output / "reinforce.png")
+    print(f"How noisy gradients are: signal_to_noise.png and reinforce.png in {output}")
 
 
 if __name__ == "__main__":

@@ -479,7 +479,7 @@ ROOMS = {
     ),
     "lab": (
         {"__init__"},
-        {"metrics", "canvas", "checkpoint", "transfer", "export", "console", "spaces"},
+        {"metrics", "canvas", "checkpoint", "transfer", "export", "console", "spaces", "gradients"},
         {"operators", "shrinkage"},
         {"charts", "planes", "callbacks", "measure", "restoration"},
         {"plots", "evaluate", "descent"},

@@ -52,7 +52,7 @@ from vae_zoo.zoo import load_model  # noqa: E402
 _WINGS = {
     "parts": ("distributions", "domains", "layers", "likelihoods", "networks", "posteriors")
     + ("priors", "quantizers", "schedules"),
-    "lab": ("evaluate", "export", "metrics", "plots", "restoration", "runs")
+    "lab": ("evaluate", "export", "gradients", "metrics", "plots", "restoration", "runs")
     + ("transfer", "tuning"),
     "engine": ("distribute",),
     "data": ("folders", "patches"),
