@@ -69,7 +69,7 @@ def hierarchical_vae(
         warmup_epochs: epochs in which the weight of the KL rises from 0
         free_bits: nats of each group that cost nothing while training
         balance: weigh the KL of the groups against each other during the warm-up
-        num_samples: k of the importance-weighted bound (IWAE) to train on, which has no KL to weigh;
+        num_samples: k of the importance-weighted bound (IWAE) to train on, with no KL to weigh;
             the ELBO is trained on if left out
         prior_kind: of the top group: normal; flow, a RealNVP trained jointly; mixture of Gaussians,
             fitted to the trained model
