@@ -49,7 +49,7 @@ def _input(shape):
     return _float_input(shape, "image" if len(shape) == 3 else "x")
 
 
-def _given(condition, width, dtype):
+def _given(condition, width, dtype, role):
     """The input of a condition, and its features (batch, width); two times None without one.
 
     A class has an embedding, a grid of symbols one at each place; an image, or any array, is seen
@@ -59,15 +59,18 @@ def _given(condition, width, dtype):
         condition: None, or the `Domain` of y.
         width: int.
         dtype: precision policy of the layers.
+        role: str, of the network in the model, by which its layers are told from another's.
     """
     if condition is None:
         return None, None
     y = features = keras.Input(condition.shape, dtype=condition.dtype, name="condition")
     if isinstance(condition, Symbols):
-        features = layers.Embedding(condition.levels, width, dtype=dtype, name="embedding")(y)
+        embedding = layers.Embedding(condition.levels, width, dtype=dtype, name=f"{role}_embedding")
+        features = embedding(y)
     if condition.shape:
         features = Flatten(dtype=dtype)(features)
-        features = layers.Dense(width, activation="relu", dtype=dtype, name="features")(features)
+        dense = layers.Dense(width, activation="relu", dtype=dtype, name=f"{role}_features")
+        features = dense(features)
     return y, features
 
 
@@ -125,7 +128,7 @@ def mlp_encoder(
     check_sizes(latent_dim=latent_dim)
     check_widths(0, hidden=hidden)
     inputs = _input(check_shape(shape))
-    y, given = _given(condition, label_dim, dtype)
+    y, given = _given(condition, label_dim, dtype, "encoder")
     x = Flatten(dtype=dtype)(inputs)
     for units in hidden:
         x = _nonlinear(layers.Dense, units, activation, dtype, given)(x)
@@ -151,7 +154,7 @@ def mlp_decoder(
     check_sizes(latent_dim=latent_dim, num_parameters=num_parameters)
     check_widths(0, hidden=hidden)
     inputs = _float_input((latent_dim,), "latent")
-    y, given = _given(condition, label_dim, dtype)
+    y, given = _given(condition, label_dim, dtype, "decoder")
     x = inputs
     for units in reversed(hidden):
         x = _nonlinear(layers.Dense, units, activation, dtype, given)(x)
@@ -198,7 +201,7 @@ def conv_encoder(
     check_sizes(latent_dim=latent_dim, units=units or 1)
     check_widths(1, filters=filters)
     x = inputs = _input(check_shape(image_shape, images=True))
-    y, given = _given(condition, label_dim, dtype)
+    y, given = _given(condition, label_dim, dtype, "encoder")
     halving = {"kernel_size": 3, "strides": 2, "padding": "same"}
     for channels in filters:
         x = _nonlinear(Conv2D, channels, activation, dtype, given, **halving)(x)
@@ -234,7 +237,7 @@ def conv_decoder(
     check_widths(1, filters=filters)
     rows, columns = grid_shape(image_shape, filters)
     same = {"kernel_size": 3, "padding": "same"}
-    y, given = _given(condition, label_dim, dtype)
+    y, given = _given(condition, label_dim, dtype, "decoder")
     if units is None:
         x = inputs = _float_input((rows, columns, latent_dim), "latent")
         x = _nonlinear(Conv2D, filters[-1], activation, dtype, given, **same)(x)
@@ -263,7 +266,7 @@ def prior_network(condition, latent_dim, width=64):
         width: int, features that it has on the way.
     """
     check_sizes(latent_dim=latent_dim)
-    y, features = _given(condition, width, "float32")
+    y, features = _given(condition, width, "float32", "prior")
     moments = layers.Dense(2 * latent_dim, kernel_initializer="zeros", dtype="float32")(features)
     return keras.Model(y, moments, name="moments")
 
