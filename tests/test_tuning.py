@@ -28,10 +28,10 @@ RECIPE = pathlib.Path(__file__).parent.parent / "recipes" / "tune.py"
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A .npz of forty images of 8×6."""
+    """A .npz of forty images of 8×6, of three classes."""
     path = tmp_path_factory.mktemp("data") / "tiny.npz"
     levels = np.random.default_rng(0).integers(-80, 336, (40, 8, 6, 1))
-    np.savez(path, x=np.clip(levels, 0, 255).astype("uint8"))
+    np.savez(path, x=np.clip(levels, 0, 255).astype("uint8"), y=np.arange(40) % 3)
     return str(path)
 
 
