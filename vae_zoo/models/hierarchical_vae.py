@@ -109,7 +109,7 @@ class HierarchicalVAE(BaseVAE):
                 f"Received: latents={latents}, widths={widths}, groups={groups}"
             )
         networks.check_network(network)
-        check_samples(num_samples)
+        check_samples(1 if num_samples is None else num_samples)
         own = ["iwae"] if num_samples else [f"kl_{s}" for s in range(1, len(latents) + 1)]
         likelihood = likelihoods.get(likelihood)
         shared = {"network": network, "blocks": blocks, "activation": activation, "dtype": dtype}

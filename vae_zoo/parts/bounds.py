@@ -27,8 +27,8 @@ def weights_of(terms):
 
 
 def check_samples(num_samples):
-    """Raises `ValueError` unless it is a positive number, or None."""
-    if num_samples is not None and num_samples < 1:
+    """Raises `ValueError` unless it is 1 or more."""
+    if num_samples < 1:
         raise ValueError(f"`num_samples` must be at least 1. Received: {num_samples}")
 
 
