@@ -74,7 +74,8 @@ def estimates(model, x, k=1, kind="plain", copies=500, seed=0):
                 each = free.score_loss(x, kind == "baseline")
         return ops.sum(each), {"loss": each}
 
-    _, (found,) = backend.value_and_gradients(loss, (), [free.moments], free.variables)
+    others = [v for v in free.variables if v is not free.moments]
+    _, (found,) = backend.value_and_gradients(loss, (), [free.moments], others)
     return np.moveaxis(np.float64(ops.convert_to_numpy(found)), 1, 0)
 
 
