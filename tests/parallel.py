@@ -128,15 +128,16 @@ def train(case):
     if case == "weights":
         y = np.zeros(N, "int32")
         weights = np.random.default_rng(1).integers(0, 3, N).astype("float32")
+    whole = case in MODELS  # in the others it is training that is special
     history = model.fit(
         *(seen, y, BATCH, epochs),
         verbose=0,
         shuffle=False,
         sample_weight=weights,
-        validation_data=(images(1),),
+        validation_data=(images(1),) if whole else None,
     ).history
     found = {f"history/{key}": np.float64(value) for key, value in history.items()}
-    if case in MODELS:  # in the others it is training that is special
+    if whole:
         found["history/evaluated"] = np.float64(model.evaluate(x, verbose=0))
         found["reconstructions"] = model.predict(x[:5], verbose=0)
         if case == "vq_vae":
