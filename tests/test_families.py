@@ -478,7 +478,16 @@ ROOMS = {
     ),
     "lab": (
         {"__init__"},
-        {"metrics", "canvas", "checkpoint", "transfer", "export", "console", "spaces"},
+        {
+            "metrics",
+            "disentanglement",
+            "canvas",
+            "checkpoint",
+            "transfer",
+            "export",
+            "console",
+            "spaces",
+        },
         {"operators", "shrinkage"},
         {"charts", "planes", "callbacks", "measure", "restoration"},
         {"plots", "evaluate", "descent"},
