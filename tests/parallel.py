@@ -84,6 +84,10 @@ MODELS = {
     "conditional_vae": lambda: vae_zoo.ConditionalVAE(
         SHAPE, 3, "dense", 3, (16,), label_dim=4, prior="learned", seed=5
     ),
+    "beta_tc_vae": lambda: vae_zoo.BetaTCVAE(SHAPE, 2, (3,), 5, dataset_size=N, seed=5),
+    "factor_vae": lambda: vae_zoo.FactorVAE(
+        SHAPE, 2, (3,), 5, gamma=3.0, discriminator_units=(6,), seed=5
+    ),
     "vq_vae": lambda: vae_zoo.VQVAE(
         SHAPE, 8, 4, (6,), averaged=True, restart=0.5, likelihood="gaussian", seed=5
     ),
@@ -95,6 +99,8 @@ CASES = {  # name: (model, epochs of three steps, settings of the optimizer, pre
     "iwae": ("iwae", 2, {}, "float32"),
     "conditional_vae": ("conditional_vae", 2, {}, "float32"),
     "vq_vae": ("vq_vae", 4, {}, "float32"),
+    "total_correlation": ("beta_tc_vae", 3, {}, "float32"),
+    "players": ("factor_vae", 3, {}, "float32"),
     "weights": ("dense_vae", 3, {"global_clipnorm": 0.5, "use_ema": True}, "float32"),
     "skipping": ("guarded_vae", 9, {}, "float32"),
     "two_rates": ("dense_vae", 3, {}, "float32"),

@@ -479,7 +479,17 @@ ROOMS = {
     ),
     "lab": (
         {"__init__"},
-        {"metrics", "canvas", "checkpoint", "transfer", "export", "console", "spaces", "gradients"},
+        {
+            "metrics",
+            "disentanglement",
+            "canvas",
+            "checkpoint",
+            "transfer",
+            "export",
+            "console",
+            "spaces",
+            "gradients",
+        },
         {"operators", "shrinkage"},
         {"charts", "planes", "callbacks", "measure", "restoration"},
         {"plots", "evaluate", "descent"},

@@ -35,9 +35,11 @@ except ModuleNotFoundError as _error:
     ) from None
 
 from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402
+from vae_zoo.models.beta_tc_vae import BetaTCVAE  # noqa: E402
 from vae_zoo.models.conditional_vae import ConditionalVAE  # noqa: E402
 from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
+from vae_zoo.models.factor_vae import FactorVAE  # noqa: E402
 from vae_zoo.models.gaussian_mixture import GaussianMixture  # noqa: E402
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
 from vae_zoo.models.iwae import IWAE  # noqa: E402
@@ -100,9 +102,11 @@ sys.meta_path.append(_ShortNames())
 
 __all__ = [
     "Autoencoder",
+    "BetaTCVAE",
     "ConditionalVAE",
     "ConvVAE",
     "DenseVAE",
+    "FactorVAE",
     "GaussianMixture",
     "HierarchicalVAE",
     "IWAE",
