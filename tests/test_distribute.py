@@ -242,7 +242,8 @@ def test_a_worker_that_dies_ends_the_run_and_resuming_goes_on_as_if_it_had_not(t
     settings += ["--batch-size", 100, "--distribute", "--output"]
     assert not any(finish(start(RECIPE, [*settings, whole], 2, logs), logs))
     assert sorted(p.name for p in whole.iterdir()) == sorted(
-        ["checkpoint.npz", "config.json", "history.csv", "model.keras", "numbers.json"]
+        ["checkpoint.npz", "checkpoint.previous.npz", "config.json", "history.csv"]
+        + ["model.keras", "numbers.json"]
         + [p.name for p in whole.glob("*.png")]
     )
 

@@ -230,7 +230,7 @@ def test_damaged_files_are_refused(good, tmp_path):
     refused(path, "model.weights.h5")
     refused(rewritten(good, path, None), "config.json")
     refused(rewritten(good, path, '{"class_name": '), "damaged")
-    refused(rewritten(good, path, "[]"), "cannot be loaded")
+    refused(rewritten(good, path, "[]"), "must be a dict. Received: \[\]")
     refused(rewritten(good, path, {}), "cannot be loaded")
 
 

@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 
 SMALL = 1024  # bytes of an array that gains nothing from a filter
+LONGEST_JSON = 2**22  # bytes
+SEAL = 64  # hex digits of a sha256
 
 
 @contextlib.contextmanager
@@ -47,6 +49,17 @@ def _remove(path):
         path.unlink(missing_ok=True)
 
 
+def keep(path, name):
+    """Gives the file `path`, where there is one, a second name, beside it: there it stays when the
+    file of the first name is replaced."""
+    if path.exists():
+        with replacing(path.with_name(name)) as partial:
+            try:
+                os.link(path, partial)
+            except OSError:  # not every file system has links
+                shutil.copyfile(path, partial)
+
+
 def write_bytes(path, content):
     """Write `content` (bytes) to `path`, whole or not at all, and create the folders above it."""
     with replacing(path) as partial:
@@ -78,9 +91,62 @@ def replace_block(path, name, text):
     write_bytes(path, f"{before}{start}\n{text}\n{end}{after}".encode())
 
 
+def read_json(path, kind=dict):
+    """What a JSON file holds, a `kind`, NaN and infinity not among it.
+
+    Raises:
+        ValueError: in one line that names the file, if it is damaged, above 4 MiB, or something
+            else.
+    """
+    path = pathlib.Path(path)
+    if path.stat().st_size > LONGEST_JSON:
+        raise ValueError(f"{path} has more than {LONGEST_JSON:,} bytes, which no JSON here has")
+    try:
+        content = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or no JSON ({error})") from None
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} must hold a {kind.__name__}. Received: {shown(content)}")
+    return content
+
+
+def parse_json(text):
+    """What JSON (str or bytes) says; `ValueError`, in one line, if it is none, or too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is no UTF-8: {error.reason}") from None
+
+
+def in_words(error, longest=300):
+    """An exception in one line, which names its kind where it says nothing else."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
+def shown(value, longest=60):
+    """A value in the words of an error: its `repr`, cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
 def sha256(path):
     """Hex digest of a file."""
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def sealed(archive):
+    """The bytes of a zip archive (a `.npz` is one) with their sha256 as its comment, which whoever
+    opens an archive passes over."""
+    archive = archive[:-2] + SEAL.to_bytes(2, "little")  # the length of the comment
+    return archive + hashlib.sha256(archive).hexdigest().encode()
+
+
+def is_whole(archive):
+    """Whether the bytes of a zip archive are those that were sealed, or have no comment at all."""
+    digest = hashlib.sha256(archive[:-SEAL]).hexdigest().encode()
+    return archive[-SEAL:] == digest or archive[-2:] == bytes(2)
 
 
 def rounded(numbers):

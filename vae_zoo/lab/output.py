@@ -6,7 +6,8 @@ import shutil
 
 import keras
 
-from vae_zoo.lab.checkpoint import settings_of
+from vae_zoo import files
+from vae_zoo.lab.checkpoint import BEFORE, settings_of
 from vae_zoo.lab.pictures import NAMES
 
 FREE = ("output", "resume", "overwrite", "tensorboard")  # settings that change no number
@@ -34,7 +35,7 @@ def claim(settings):
     own = json.loads(json.dumps(settings, default=str))
     own |= {"backend": keras.backend.backend()}
     if (output / "config.json").is_file():
-        config = json.loads((output / "config.json").read_text())
+        config = files.read_json(output / "config.json")
         then = {**config.get("settings", {}), "backend": config.get("backend", own["backend"])}
     elif (output / "checkpoint.npz").is_file():
         then = settings_of(output)
@@ -60,7 +61,8 @@ def claim(settings):
 
 def clear(output):
     """Removes what a run that is about to be replaced has written, but what `fit` writes anew."""
-    for name in ("model.keras", "config.json", "numbers.json", *(f"{name}.png" for name in NAMES)):
+    written = ("model.keras", "config.json", "numbers.json", BEFORE)
+    for name in (*written, *(f"{name}.png" for name in NAMES)):
         (output / name).unlink(missing_ok=True)
     shutil.rmtree(output / "tensorboard", ignore_errors=True)
     for inner in [*output.glob("prior*/"), output / "scratch"]:
@@ -74,7 +76,7 @@ def trained_on(folder):
     for name in ("card.json", "config.json"):
         file = pathlib.Path(folder, name)
         if file.is_file():
-            settings = json.loads(file.read_text())["settings"]
+            settings = files.read_json(file).get("settings", {})
             if "dataset" in settings:  # fine-tuning is told of a folder of images
                 return settings["dataset"], settings.get("image_size")
     raise ValueError(f"{folder} does not say what the model was trained on: pass --dataset")
