@@ -322,7 +322,7 @@ def weights_changed(content, rng):
             for i in range(300):
                 group.create_dataset(f"n{i}", (2**24,), chunks=(2**20,), compression="gzip")
         elif way == 6:
-            for i in range(20_000):
+            for i in range(9_000):
                 parent.create_group(f"g{i}")
         elif way == 7:
             for _ in range(300):

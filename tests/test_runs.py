@@ -1,7 +1,10 @@
 """A run that is interrupted and resumed ends as one that never was."""
 
 import csv
+import os
 import pickle
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -117,6 +120,29 @@ def test_averaged_weights_are_validated_and_kept(splits, tmp_path):
     kept, last = (m.evaluate(held_out, verbose=0, return_dict=True)["elbo"] for m in (vae, plain))
     assert history["val_elbo"] == [pytest.approx(kept, rel=1e-6)]
     assert not np.isclose(kept, last, rtol=1e-3)  # the averages lag behind the weights
+
+
+def test_two_runs_in_one_folder_are_one_too_many(tmp_path):
+    output = tmp_path / "run"
+    settings = {"output": str(output), "overwrite": True}
+    code = (
+        "import sys, time; from vae_zoo import files; print(files.lock(*sys.argv[1:]), flush=True)"
+    )
+    command = [sys.executable, "-c", f"{code}; time.sleep(600)", str(output), "process 7, one\nrun"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "None\n"
+        for more in ({}, {"overwrite": False, "resume": True}, {"overwrite": False}):
+            with pytest.raises(ValueError, match=r"in use by another run \(process 7\): wait"):
+                runs.claim({**settings, **more})
+        other.kill()
+    for name in (".model.{}.keras", ".checkpoint.{}.npz", ".notes.{}.txt", ".images-ab.{}.u8"):
+        (output / name.format(other.pid)).write_text("half")
+    (output / f".model.{os.getpid()}.keras").write_text("being written")
+    runs.claim(settings)  # gone with its process, and what it has left with it
+    assert str(os.getpid()) in (output / ".lock").read_text()
+    kept = {".lock", f".model.{os.getpid()}.keras", f".notes.{other.pid}.txt"}
+    assert {path.name for path in output.iterdir()} == kept
+    runs.claim(settings)  # of one process as often as it likes
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(splits, tmp_path, monkeypatch):

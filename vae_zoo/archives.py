@@ -16,7 +16,7 @@ from vae_zoo import files
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 LONGEST_LIST = 2**20  # bytes of a zip's list of its members
-MOST_OBJECTS = 2**14  # groups and arrays of an HDF5 file
+MOST_OBJECTS = 2**13  # groups and arrays of an HDF5 file
 SMALL = 2**24  # bytes that any archive may inflate to
 # How often its bytes on disk a `.keras` file may inflate to, and its arrays may have. Weights
 # hardly get smaller, but moments that are zero do.
@@ -73,10 +73,11 @@ def look(path):
         config = files.parse_json(archive.read(CONFIG))
         if not isinstance(config, dict):
             raise ValueError(f"its {CONFIG} must be a dict. Received: {files.shown(config)}")
-        elements, declared = zip((0, 0), *_arrays(archive))
-        if sum(declared) > SMALL + DECLARED * size:
-            raise ValueError(f"its {size:,} bytes declare arrays of {sum(declared):,}")
-    return config, sum(elements), len(elements)
+        arrays = list(_arrays(archive))
+        declared = sum(nbytes for _, nbytes in arrays)
+        if declared > SMALL + DECLARED * size:
+            raise ValueError(f"its {size:,} bytes declare arrays of {declared:,}")
+    return config, sum(elements for elements, _ in arrays), len(arrays)
 
 
 def _arrays(archive):

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and small."""
 
+import atexit
 import contextlib
 import hashlib
 import io
@@ -12,6 +13,11 @@ import zipfile
 
 import h5py
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 SMALL = 1024  # bytes of an array that gains nothing from a filter
 LONGEST_JSON = 2**22  # bytes
@@ -38,8 +44,73 @@ def replacing(path):
             _remove(old)
         else:
             os.replace(partial, path)
+    except OSError as error:  # of a full disk it names no file, or the hidden one
+        if error.filename not in (None, str(partial)):
+            raise
+        raise OSError(error.errno, error.strerror or in_words(error), str(path)) from error
     finally:
         _remove(partial)
+
+
+def sweep(folder, *names):
+    """Removes what processes that were killed while they wrote have left in a folder.
+
+    Args:
+        folder: path.
+        *names: of files that were being written, "model.keras" or "images-*.u8" say.
+    """
+    for name in map(pathlib.Path, names):
+        for path in pathlib.Path(folder).glob(f".{name.stem}.*{name.suffix}"):
+            process = path.name.removesuffix(name.suffix).rpartition(".")[2]
+            if process.isdigit() and not _runs(int(process)):
+                _remove(path)
+
+
+def _runs(process):
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
+
+
+_HELD = {}  # path of a lock that this process holds -> its open file
+
+
+def lock(folder, holder):
+    """Locks a folder, which is created, until this process ends, however it does.
+
+    Args:
+        folder: path.
+        holder: str, what other processes are told.
+
+    Returns:
+        None, or what another process has told that holds the folder.
+    """
+    path = pathlib.Path(folder).resolve() / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None or path in _HELD:
+        return None
+    while True:
+        file = open(path, "a+", errors="replace")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            with file:
+                return printable(file.read(1000)) or "another process"
+        except OSError:  # not every file system has locks
+            pass
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()  # its last holder has just removed it
+    file.truncate(0)
+    print(holder, end="", file=file, flush=True)
+    _HELD[path] = file
+    atexit.register(path.unlink, missing_ok=True)
+    return None
 
 
 def _remove(path):
@@ -121,8 +192,15 @@ def parse_json(text):
 
 
 def in_words(error, longest=300):
-    """An exception in one line, which names its kind where it says nothing else."""
-    return " ".join(str(error).split())[:longest] or type(error).__name__
+    """An exception in one line, which names its kind where that says more than what it says."""
+    text = " ".join(str(error).split())[:longest]
+    kind = type(error).__name__
+    return text if text and isinstance(error, (ValueError, OSError)) else f"{kind}: {text}"
+
+
+def printable(name):
+    """The name of a file, for a line: what has no place there, or is no UTF-8, escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
 
 
 def shown(value, longest=60):

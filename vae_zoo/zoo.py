@@ -37,14 +37,17 @@ def card(name):
     """The card of an entry, a dict: class, config, data set, command, seed, machine, metrics …
 
     Raises:
-        ValueError: if there is no such entry.
+        ValueError: in one line, if there is no such entry, or its card is damaged.
     """
-    path = FOLDER / name / "card.json"
-    if not path.is_file():
+    path = FOLDER / str(name) / "card.json"
+    if pathlib.Path(str(name)).name != str(name) or not path.is_file():  # a path is no name
         near = difflib.get_close_matches(str(name), names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"`name` must be one of {names()}. Received: {name!r}{hint}")
-    return files.read_json(path)
+    content = files.read_json(path)
+    if not isinstance(content.get("sha256"), str):
+        raise ValueError(f"{path} must hold the `sha256` of model.keras")
+    return content
 
 
 def load(name):
@@ -240,8 +243,7 @@ def load_model(path, compile=True, most_weights=MOST_WEIGHTS):
         with weight_budget(*budget):
             model = keras.models.load_model(path, compile=compile)
     except Exception as error:  # Keras raises a dozen kinds; each means the same to a user
-        reason = files.in_words(error)
-        raise ValueError(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from error
+        raise ValueError(f"{path} cannot be loaded: {files.in_words(error)}") from error
     if not isinstance(model, Trainable):
         raise ValueError(
             f"{path} holds a {type(model).__name__}, which is no vae_zoo model; "

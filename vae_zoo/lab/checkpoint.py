@@ -1,5 +1,6 @@
 """All that a run goes on from, in one file."""
 
+import collections
 import io
 import json
 import pathlib
@@ -24,7 +25,7 @@ def read(path, content=None):
         content: bytes of it; None reads them.
 
     Returns:
-        state, a dict; arrays, a dict, name -> array.
+        state, a dict; lists of arrays: the variables, and the best weights.
 
     Raises:
         ValueError: if it is damaged; the checkpoint of the epoch before is offered.
@@ -36,11 +37,16 @@ def read(path, content=None):
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             if sum(item.file_size for item in file.zip.infolist()) > len(content):
                 raise ValueError("its arrays are longer than the file")
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: np.asarray(file[name]) for name in file.files}
         state = files.parse_json(str(arrays.pop("state")))
+        state["seconds"] = float(arrays.pop("seconds"))
         if not STATE <= set(state):
             raise ValueError(f"it says nothing of {', '.join(sorted(STATE - set(state)))}")
-        return state, arrays
+        if any(array.dtype.kind in "OSU" for array in arrays.values()):
+            raise ValueError("its arrays are not of numbers")
+        count = collections.Counter(name[:1] for name in arrays)
+        variables, best = ([arrays[f"{kind}{i}"] for i in range(count[kind])] for kind in "vb")
+        return state, variables, best
     except Exception as error:  # NumPy and zipfile raise a dozen kinds
         before = path.with_name(BEFORE)
         offer = f"mv {before} {path} goes back to the epoch before, " if before.exists() else ""
@@ -51,7 +57,7 @@ def read(path, content=None):
 
 def seconds_of(output):
     """Seconds of training of the run in a folder, over all of its resumed parts."""
-    return float(read(pathlib.Path(output, "checkpoint.npz"))[1]["seconds"])
+    return read(pathlib.Path(output, "checkpoint.npz"))[0]["seconds"]
 
 
 def settings_of(output):
@@ -84,8 +90,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.limit = replicas.number_from_first(limit)
         self.settings = json.loads(json.dumps(settings))
         self.path, self.table = output / "checkpoint.npz", output / "history.csv"
-        for leftover in output.glob(".checkpoint.*.npz"):  # of a run killed while it wrote
-            leftover.unlink()
+        files.sweep(output, self.path.name, BEFORE, self.table.name)
         self.of, self.batches, self.stopping = model, batches, stopping
         self.epoch, self.history, self.stopped, self.resumed = 0, {}, False, None
         self.seconds, self.since = 0.0, time.monotonic()
@@ -137,18 +142,13 @@ class Checkpoint(keras.callbacks.Callback):
         if self.of.compiled:
             self.of.optimizer.build(self.of.trainable_variables)
         variables = list(self._variables())
-        state, held = read(self.path, content)
-        self.seconds = float(held["seconds"])
-        arrays, best = (
-            [held[f"{kind}{i}"] for i in range(sum(name[0] == kind for name in held))]
-            for kind in ("v", "b")
-        )
+        state, arrays, best = read(self.path, content)
+        self.seconds = state["seconds"]
         other = [k for k in self.settings if state["settings"].get(k) != self.settings[k]]
         if other:
             then = ", ".join(f"{name}={state['settings'].get(name)}" for name in other)
             raise ValueError(f"{self.path} is of a run with {then}: resume with the same settings")
-        texts = any(array.dtype.kind in "US" for array in arrays)
-        if texts or [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
+        if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
             raise ValueError(f"{self.path} is of another model: resume with the same settings")
         for variable, array in zip(variables, arrays):
             variable.assign(array)

@@ -1,15 +1,20 @@
 """The folder of a run: whether another run is there, and what was trained in it."""
 
 import json
+import os
 import pathlib
+import platform
 import shutil
+import time
 
 import keras
 
 from vae_zoo import files
+from vae_zoo.lab import console
 from vae_zoo.lab.checkpoint import BEFORE, settings_of
 from vae_zoo.lab.pictures import NAMES
 
+WRITTEN = ("model.keras", "config.json", "numbers.json", "checkpoint.npz", "history.csv")
 FREE = ("output", "resume", "overwrite", "tensorboard")  # settings that change no number
 
 
@@ -21,7 +26,7 @@ def claim(settings):
             the place of any run, `resume` is left to `fit`.
 
     Raises:
-        ValueError: if a run with other settings is there, or no folder can be.
+        ValueError: if a run with other settings is there, or one that goes on, or no folder can be.
     """
     output = pathlib.Path(settings["output"])
     if above := next((p for p in (output, *output.parents) if p.exists() and not p.is_dir()), None):
@@ -30,6 +35,7 @@ def claim(settings):
         raise ValueError(
             "--resume goes on with a run and --overwrite replaces it: pass one of them"
         )
+    hold(output)
     if settings.get("overwrite") or settings.get("resume"):
         return
     own = json.loads(json.dumps(settings, default=str))
@@ -59,11 +65,25 @@ def claim(settings):
     )
 
 
+def hold(output):
+    """Holds the folder of a run as long as this process lives, and sweeps it; `ValueError` where
+    another run holds it. The processes of one search hold theirs together."""
+    if "KERASTUNER_TUNER_ID" in os.environ:
+        return
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    holder = f"process {os.getpid()} on {platform.node()}, {console.command()}, since {since}"
+    if other := files.lock(output, holder):
+        raise ValueError(
+            f"{output} is in use by another run ({other}): wait for it, or choose another --output"
+        )
+    files.sweep(output, *WRITTEN, BEFORE, *(f"{name}.png" for name in NAMES), "images-*.u8")
+
+
 def clear(output):
     """Removes what a run that is about to be replaced has written, but what `fit` writes anew."""
-    written = ("model.keras", "config.json", "numbers.json", BEFORE)
-    for name in (*written, *(f"{name}.png" for name in NAMES)):
-        (output / name).unlink(missing_ok=True)
+    for name in (*WRITTEN, BEFORE, *(f"{name}.png" for name in NAMES)):
+        if name not in ("checkpoint.npz", "history.csv"):
+            (output / name).unlink(missing_ok=True)
     shutil.rmtree(output / "tensorboard", ignore_errors=True)
     for inner in [*output.glob("prior*/"), output / "scratch"]:
         if (inner / "checkpoint.npz").is_file():
