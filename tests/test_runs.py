@@ -125,16 +125,17 @@ def test_averaged_weights_are_validated_and_kept(splits, tmp_path):
 def test_two_runs_in_one_folder_are_one_too_many(tmp_path):
     output = tmp_path / "run"
     settings = {"output": str(output), "overwrite": True}
-    code = (
-        "import sys, time; from vae_zoo import files; print(files.lock(*sys.argv[1:]), flush=True)"
-    )
-    command = [sys.executable, "-c", f"{code}; time.sleep(600)", str(output), "process 7, one\nrun"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+    code = "import sys, time; from vae_zoo import files; print(files.lock(*sys.argv[1:]), flush=1)"
+    command = [sys.executable, "-c", f"{code}; time.sleep(600)", str(output), "process 7"]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
         assert other.stdout.readline() == "None\n"
         for more in ({}, {"overwrite": False, "resume": True}, {"overwrite": False}):
             with pytest.raises(ValueError, match=r"in use by another run \(process 7\): wait"):
                 runs.claim({**settings, **more})
+    finally:
         other.kill()
+        other.communicate()
     for name in (".model.{}.keras", ".checkpoint.{}.npz", ".notes.{}.txt", ".images-ab.{}.u8"):
         (output / name.format(other.pid)).write_text("half")
     (output / f".model.{os.getpid()}.keras").write_text("being written")

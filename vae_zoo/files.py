@@ -76,7 +76,7 @@ def _runs(process):
     return True
 
 
-_HELD = {}  # path of a lock that this process holds -> its open file
+_HELD = {}  # path of a lock that this process holds -> number of its open file
 
 
 def lock(folder, holder):
@@ -94,20 +94,20 @@ def lock(folder, holder):
     if fcntl is None or path in _HELD:
         return None
     while True:
-        file = open(path, "a+", errors="replace")
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            with file:
-                return printable(file.read(1000)) or "another process"
+            told = os.read(file, 1000).decode(errors="replace")
+            os.close(file)
+            return printable(told) or "another process"
         except OSError:  # not every file system has locks
             pass
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             break
-        file.close()  # its last holder has just removed it
-    file.truncate(0)
-    print(holder, end="", file=file, flush=True)
+        os.close(file)  # its last holder has just removed it
+    os.truncate(file, 0)
+    os.write(file, holder.encode(errors="replace"))
     _HELD[path] = file
     atexit.register(path.unlink, missing_ok=True)
     return None
