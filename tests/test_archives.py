@@ -188,3 +188,41 @@ def test_a_set_that_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
     refused(path, "with x: ", data.load)
     write(path, {"x": b"text"})
     refused(path, "with x: it is none", data.load)
+
+
+NOISE = {
+    "missing": (None, "holds 0 states of noise for 1"),
+    "of another shape": (
+        np.zeros((2, 3), "int64"),
+        r"must be pairs of ints. Received: int64 \(2, 3\)",
+    ),
+    "too many": (np.zeros((3, 2), "int64"), "holds 3 states of noise for 1"),
+    "NaN": (np.full((1, 2), np.nan), "must be pairs of ints. Received: float64"),
+    "text": (b"text", "must be pairs of ints"),
+}
+
+
+@pytest.mark.parametrize("case", NOISE)
+def test_noise_is_whole_or_said_to_be_made_anew(good, tmp_path, case):
+    state, words = NOISE[case]
+
+    def change(file):
+        del file["vars/noise"]
+        if state is not None:
+            file["vars/noise"] = state
+
+    path = reweighted(good, tmp_path / "model.keras", change)
+    if "states" in words and "must" not in words:
+        with pytest.warns(UserWarning, match=words):
+            vae_zoo.load_model(path)
+    else:
+        with pytest.raises(ValueError, match=words):
+            vae_zoo.load_model(path)
+
+
+def test_a_missing_slot_of_the_optimizer_is_a_warning(good, tmp_path):
+    path = reweighted(good, tmp_path / "model.keras", lambda file: file["optimizer/vars"].pop("3"))
+    with pytest.warns(UserWarning, match=f"{path} lacks a part of its optimizer's state") as told:
+        assert vae_zoo.load_model(path).compiled
+    assert sum(w.category is UserWarning for w in told) == 1
+    assert vae_zoo.load_model(path, compile=False)

@@ -168,6 +168,38 @@ def _terminable():
         signal.signal(signal.SIGTERM, before)
 
 
+def checked(function, argv):
+    """The arguments `argv` of a recipe's command line, read and written anew.
+
+    Args:
+        function: the recipe.
+        argv: list of str.
+
+    Returns:
+        list of str: values without a flag, then one `--flag=value` a setting.
+
+    Raises:
+        ValueError: in one line, if the recipe would not take them.
+    """
+    parser = _parser(function)
+
+    def refuse(message):
+        raise ValueError(f"{parser.prog} does not take {argv}: {message}")
+
+    parser.error = refuse
+    parser.exit = lambda *_: refuse("help is no setting")
+    settings = _settings(parser, argv)
+    _check_ranges(parser, settings)
+    words = [str(settings.pop(name)) for name in _required(function)]
+    for name, value in settings.items():
+        flag = f"--{name.rstrip('_').replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            words.append(f"{flag}={_show(value)}")
+    return words
+
+
 def _one_line(message, category, filename, lineno, line=None, full=warnings.formatwarning):
     """A warning to a user without the line of code that gave it."""
     if category is UserWarning:

@@ -10,6 +10,7 @@ import difflib
 import functools
 import pathlib
 import shutil
+import warnings
 
 import keras
 import numpy as np
@@ -240,7 +241,7 @@ def load_model(path, compile=True, most_weights=MOST_WEIGHTS):
         budget = min(elements, most_weights), arrays
         with weight_budget(*budget), on_paper():
             keras.saving.deserialize_keras_object({**config, "compile_config": None})
-        with weight_budget(*budget):
+        with weight_budget(*budget), _of_optimizer(path):
             model = keras.models.load_model(path, compile=compile)
     except Exception as error:  # Keras raises a dozen kinds; each means the same to a user
         raise ValueError(f"{path} cannot be loaded: {files.in_words(error)}") from error
@@ -250,3 +251,18 @@ def load_model(path, compile=True, most_weights=MOST_WEIGHTS):
             "keras.models.load_model may load it"
         )
     return model
+
+
+@contextlib.contextmanager
+def _of_optimizer(path):
+    """Context in which Keras's warning of an optimizer whose state it leaves out says what that
+    means."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        yield
+    for warning in told:
+        if str(warning.message).startswith("Skipping variable loading for optimizer"):
+            message = f"{path} lacks a part of its optimizer's state, all of which starts anew: "
+            warnings.warn(f"{message}moments, averages and the count of updates", stacklevel=4)
+        else:
+            warnings.warn_explicit(warning.message, None, warning.filename, warning.lineno)

@@ -7,6 +7,7 @@ import inspect
 import math
 import pathlib
 import random
+import warnings
 
 import keras
 import numpy as np
@@ -316,11 +317,35 @@ class SavedModel(Settled, keras.Model):
         store["noise"] = np.stack(states).astype("int64")  # Keras leaves it out
 
     def load_own_variables(self, store):
-        store = {key: store[key] for key in store.keys()}
-        states = np.asarray(store.pop("noise", []))
-        super().load_own_variables(store)
-        for variable, state in zip(self._noise_states(), states):
+        super().load_own_variables(_Rest(store, "noise"))
+        states = self._noise_states()
+        noise = np.zeros((0, 2), int)
+        if "noise" in store.keys():
+            noise = np.asarray(store["noise"])
+        if noise.dtype.kind not in "iu" or noise.shape[1:] != (2,):
+            received = f"{noise.dtype} {noise.shape}"
+            raise ValueError(f"states of noise must be pairs of ints. Received: {received}")
+        if len(noise) != len(states):
+            warnings.warn(
+                f"The file of this {type(self).__name__} holds {len(noise)} states of noise for "
+                f"{len(states)}: the others start anew",
+                stacklevel=2,
+            )
+        for variable, state in zip(states, noise):
             variable.assign(state)
+
+
+class _Rest:
+    """A store of arrays without one of them; none is read before it is asked for."""
+
+    def __init__(self, store, name):
+        self.store, self.name = store, name
+
+    def keys(self):
+        return [key for key in self.store.keys() if key != self.name]
+
+    def __getitem__(self, key):
+        return self.store[key]
 
 
 def _portable(config):

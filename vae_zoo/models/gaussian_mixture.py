@@ -14,7 +14,8 @@ from scipy import linalg
 
 from vae_zoo.engine import replicas
 from vae_zoo.engine.batches import Batches
-from vae_zoo.engine.noise import noise_source
+from vae_zoo.engine.checks import check_count
+from vae_zoo.engine.noise import passing_noise
 from vae_zoo.models.kinds import Density
 from vae_zoo.parts import domains, em
 from vae_zoo.parts.layers import check_sizes
@@ -140,7 +141,8 @@ class GaussianMixture(Density):
 
     def sample(self, n, y=None, seed=None):
         self.labels(y)
-        seed = noise_source(seed)
+        check_count(n)
+        seed = passing_noise(seed)
         logits = ops.convert_to_tensor(self.logits)[None]
         which = ops.convert_to_numpy(keras.random.categorical(logits, n, "int32", seed=seed))[0]
         c = ops.convert_to_numpy(keras.random.normal((n, self.size), dtype="float32", seed=seed))
