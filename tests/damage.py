@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import struct
+import time
 import warnings
 import zipfile
 import zlib
@@ -425,3 +426,31 @@ WAYS = {
     "folder": (names, images),
     "card": (json_changed,),
 }
+
+
+# === A process of its own ===
+
+
+def work(first, last, seed):
+    """Reads the damaged files of these numbers, in the working folder; prints a line of JSON when
+    one is begun, and one when it is done: what became of it, seconds, and MiB that it took."""
+    sound, marker = Sound(pathlib.Path.cwd()), pathlib.Path(MARKER)
+    for number in range(first, last):
+        kind, way, path = damaged(sound, number, seed)
+        told = {"number": number, "kind": kind, "way": way}
+        print(json.dumps(told), flush=True)
+        before, start = _memory(fresh=True), time.perf_counter()
+        said = outcome(sound, kind, path, 10**6)
+        told |= {"outcome": said, "seconds": time.perf_counter() - start}
+        told |= {"mib": _memory() - before, "code": int(marker.exists())}
+        print(json.dumps(told), flush=True)
+        marker.unlink(missing_ok=True)
+        shutil.rmtree(sound.folder / f"damaged-{number}", ignore_errors=True)
+
+
+def _memory(fresh=False):
+    """MiB that this process has held at most, since it was last asked for a fresh count."""
+    if fresh:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    (line,) = [s for s in pathlib.Path("/proc/self/status").open() if s.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
