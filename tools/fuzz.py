@@ -65,11 +65,8 @@ def fuzz(number=2000, seed=0, seconds=30):
 def _lines(folder, first, number, seed, seconds):
     """Lines of a process that reads files from number `first` on, and what ends it too early."""
     command = [sys.executable, "-c", CODE, str(ROOT / "tests"), first, number, seed]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
-    }
-    environment["VAE_ZOO_CACHE"] = str(pathlib.Path(folder, "cache"))
+    paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    own = {"PYTHONPATH": paths, "VAE_ZOO_CACHE": str(pathlib.Path(folder, "cache"))}
     place = tempfile.mkdtemp(dir=folder)
     process = subprocess.Popen(
         list(map(str, command)),
