@@ -17,6 +17,7 @@ from vae_zoo import files
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 LONGEST_LIST = 2**20  # bytes of a zip's list of its members
 MOST_OBJECTS = 2**13  # groups and arrays of an HDF5 file
+IN_MEMORY = 2**26  # bytes of an HDF5 file that is read as a whole
 SMALL = 2**24  # bytes that any archive may inflate to
 # How often its bytes on disk a `.keras` file may inflate to, and its arrays may have. Weights
 # hardly get smaller, but moments that are zero do.
@@ -83,8 +84,9 @@ def look(path):
 def _arrays(archive):
     """Elements and bytes of each array of the weights, by its header; a link is refused."""
     with archive.open(WEIGHTS) as content:
-        if archive.getinfo(WEIGHTS).compress_type != zipfile.ZIP_STORED:
-            content = io.BytesIO(content.read())  # which going back in it would inflate anew
+        item = archive.getinfo(WEIGHTS)
+        if item.file_size < IN_MEMORY or item.compress_type != zipfile.ZIP_STORED:
+            content = io.BytesIO(content.read())  # a zip is slow to go back and forth in
         with h5py.File(content, "r") as file:
             waiting, objects = [file], 0
             while waiting:
