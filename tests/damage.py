@@ -5,6 +5,7 @@ in one way; `read` does with it what a user does. `tools/fuzz.py` does so thousa
 `test_fuzz` two hundred times.
 """
 
+import copy
 import io
 import json
 import os
@@ -269,7 +270,7 @@ def changed(value, rng):
     elif way == 2 and isinstance(place, dict):
         place[rng.choice(("x", "hidden", "latent_dim", "blocks", "prior", "name"))] = place.pop(key)
     else:
-        place[key] = rng.choice(HOSTILE)
+        place[key] = copy.deepcopy(rng.choice(HOSTILE))
     return value
 
 
