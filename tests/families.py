@@ -16,8 +16,10 @@ from vae_zoo import (
     VQVAE,
     VQVAE2,
     Autoencoder,
+    BetaTCVAE,
     ConvVAE,
     DenseVAE,
+    FactorVAE,
     GaussianMixture,
     HierarchicalVAE,
     PixelCNN,
@@ -130,6 +132,13 @@ FAMILIES = {
     "dense_vamp_prior": Family(dense(prior=lambda: VampPrior(SHAPE, 3))),
     "conv_flat": Family(conv(activation="gated")),
     "conv_grid": Family(conv(latent_grid=True, blocks=1)),
+    "beta_tc_vae": Family(conv(cls=BetaTCVAE, dataset_size=8)),
+    "beta_tc_vae_weighted": Family(
+        conv(
+            cls=BetaTCVAE, dataset_size=20, beta_tc=3.0, sampling="weighted", likelihood="gaussian"
+        )
+    ),
+    "factor_vae": Family(conv(cls=FactorVAE, gamma=3.0, discriminator_units=(6, 5))),
     "ladder_dense": Family(ladder(balance=True, beta=lambda: schedules.Sigmoid(2, 1.0, beta=0.9))),
     "ladder_conv": Family(ladder(network="conv", groups=(2, 1), free_bits=0.3)),
     "ladder_colour": Family(

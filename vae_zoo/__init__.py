@@ -35,8 +35,10 @@ except ModuleNotFoundError as _error:
     ) from None
 
 from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402
+from vae_zoo.models.beta_tc_vae import BetaTCVAE  # noqa: E402
 from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
+from vae_zoo.models.factor_vae import FactorVAE  # noqa: E402
 from vae_zoo.models.gaussian_mixture import GaussianMixture  # noqa: E402
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
@@ -98,8 +100,10 @@ sys.meta_path.append(_ShortNames())
 
 __all__ = [
     "Autoencoder",
+    "BetaTCVAE",
     "ConvVAE",
     "DenseVAE",
+    "FactorVAE",
     "GaussianMixture",
     "HierarchicalVAE",
     "PixelCNN",
