@@ -385,7 +385,7 @@ def test_damaged_npz(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError) as error:
             load(path)
-        assert one_line(error, "`name` must be a sound .npz file", path)
+        assert one_line(error, "truncated, damaged or no .npz file", path)
 
 
 # Folders of images.

