@@ -11,8 +11,8 @@ import keras
 from keras import ops
 
 from vae_zoo.models.conv_vae import ConvVAE
-from vae_zoo.models.kinds import check_weight
 from vae_zoo.parts import distributions
+from vae_zoo.parts.bounds import check_weight
 from vae_zoo.parts.layers import check_sizes
 
 SAMPLINGS = ("stratified", "weighted")

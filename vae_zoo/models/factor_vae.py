@@ -9,7 +9,7 @@ import keras
 from keras import layers, ops
 
 from vae_zoo.models.conv_vae import ConvVAE
-from vae_zoo.models.kinds import check_weight
+from vae_zoo.parts.bounds import check_weight
 from vae_zoo.parts.layers import check_sizes
 
 
