@@ -66,6 +66,7 @@ def tune(
     path, free = output / "search.json", ("trials", "output", "overwrite")
     same = {k: v for k, v in settings.items() if k not in free and v is not None}
     same = json.loads(json.dumps(same))
+    runs.hold(output)
     if not path.exists():
         runs.claim(settings)
     elif overwrite:

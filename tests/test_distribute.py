@@ -268,6 +268,56 @@ def test_a_worker_that_dies_ends_the_run_and_resuming_goes_on_as_if_it_had_not(t
         )
 
 
+# A process of a run that watches the others; it waits, ends as it should, or aborts at once.
+WATCHES = """
+import ctypes, pathlib, sys, time
+from vae_zoo.engine import watch
+folder, number, how = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+class Store:
+    def key_value_set(self, name, value):
+        (folder / "new").write_text(value)
+        (folder / "new").rename(folder / "value")
+    def blocking_key_value_get(self, name, milliseconds):
+        while not (folder / "value").exists():
+            time.sleep(0.01)
+        return (folder / "value").read_text()
+with watch.watching(Store(), "localhost", number, 2):
+    print("watching", flush=True)
+    sys.stdin.read(1)
+    if how == "aborts":
+        ctypes.CDLL(None).abort()  # as JAX does, in a thread that Python knows nothing of
+"""
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the others have this of their engine")
+@pytest.mark.parametrize("lost", [0, 1, None])
+def test_a_process_ends_with_one_line_when_another_is_gone(lost, tmp_path):
+    processes = []
+    for number in (0, 1):
+        how = "aborts" if number == 1 and lost == 0 else "ends"
+        command = [sys.executable, "-c", WATCHES, str(tmp_path), str(number), how]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, text=True, **pipes))
+    try:
+        assert all(process.stdout.readline() == "watching\n" for process in processes)
+        if lost is None:  # one after the other, as they should
+            assert [process.communicate("x")[1] for process in processes] == ["", ""]
+            assert not any(process.returncode for process in processes)
+            return
+        if lost == 0:
+            processes[1].stdin.write("x")  # JAX aborts in the same moment
+            processes[1].stdin.flush()
+        processes[lost].kill()
+        status = processes[1 - lost].wait(60)
+        said = processes[1 - lost].stderr.read()
+        assert said.startswith("A worker of this run was lost (its process has ended). Start")
+        assert said.count("\n") == 1 and status == 1
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
 @pytest.mark.parametrize("n", [7, 8, 21])
 def test_a_batch_is_dealt_out_with_weights_of_zero_for_what_fills_it_up(n, monkeypatch):
     x, y = np.arange(n)[:, None].astype("float32"), np.arange(n)

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import pathlib
 import runpy
-import warnings
+import time
 
+import damage
 import keras
 import numpy as np
 import pytest
@@ -98,13 +100,62 @@ def test_images_beside_what_is_written_stay(folder):
     assert all((folder / name).read_bytes() == content for name, content in before.items())
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_an_image_too_large_to_be_meant_is_skipped(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # an error from twice as many on
+    monkeypatch.setattr(folders, "MOST_PIXELS", 600)
     save(folder / "poster.png", np.zeros((25, 25), np.uint8))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        *_, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
-    assert "decompression bomb" in skipped["poster.png"]
+    (folder / "more.png").write_bytes(damage.png(13_000, 13_000))  # of which PIL would warn
+    *_, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert skipped["poster.png"] == "625 pixels, above the limit of 600"
+    assert skipped["more.png"] == "169,000,000 pixels, above the limit of 600"
+
+
+def test_large_images_are_read_one_at_a_time(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MANY_PIXELS", 1)
+    now, most, pixels = [], [], folders._pixels
+
+    def slowly(image):
+        now.append(1)
+        time.sleep(0.001)
+        most.append(len(now))
+        now.pop()
+        return pixels(image)
+
+    monkeypatch.setattr(folders, "_pixels", slowly)
+    folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert max(most) == 1 and len(most) > 20
+
+
+def test_odd_names_and_what_is_no_file_are_told_in_one_line(folder, tmp_path):
+    place = os.fsencode(folder)
+    pixels = (folder / "0" / "00.png").read_bytes()
+    for name, content in ((b"\xff.png", pixels), (b"\xfe.png", b"no image"), (b"a\nb.png", b"")):
+        with open(os.path.join(place, name), "wb") as file:
+            file.write(content)
+    (folder / "link.png").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")
+    *parts, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert {
+        "link.png": "a link to nothing",
+        "pipe.png": "no regular file",
+    }.items() <= skipped.items()
+    assert {"\\udcfe.png", "a\\nb.png"} <= set(skipped) and "\\udcff.png" not in skipped
+    with pytest.warns(UserWarning) as told:
+        found = data.load(folder, "train", image_size=(4, 4))[0]
+    assert len(found) + 2 * len(parts[1]) >= 30
+    assert all("\n" not in str(w.message) and str(w.message).encode() for w in told)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"kept": [0], "broken": []}', '{"kept": '])
+def test_an_index_that_is_not_whole_is_made_anew(folder, tmp_path, content):
+    first = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    (index,) = (tmp_path / "out").glob("images-*.json")
+    whole = index.read_text()
+    index.write_text(content)
+    again = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert index.read_text() == whole and again[3] == first[3]
+    for a, b in zip(first[:3], again[:3]):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_links_and_hidden_folders_end_nothing(folder, tmp_path):

@@ -54,10 +54,11 @@ from vae_zoo.zoo import load_model  # noqa: E402
 _WINGS = {
     "parts": ("distributions", "domains", "layers", "likelihoods", "networks", "posteriors")
     + ("priors", "quantizers", "schedules"),
-    "lab": ("evaluate", "export", "gradients", "metrics", "plots", "restoration", "runs")
+    "lab": ("disentanglement", "evaluate", "export", "gradients", "metrics", "plots")
+    + ("restoration", "runs")
     + ("transfer", "tuning"),
     "engine": ("distribute",),
-    "data": ("folders", "patches"),
+    "data": ("factors", "folders", "patches"),
     "models": ("kinds",),
 }
 _MODULES = {name: f"vae_zoo.{wing}.{name}" for wing, names in _WINGS.items() for name in names}

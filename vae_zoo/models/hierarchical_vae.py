@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from vae_zoo.engine.noise import noise_source
+from vae_zoo.engine.noise import passing_noise
 from vae_zoo.engine.saving import serialized
 from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.parts import domains, likelihoods, networks, priors
@@ -266,7 +266,7 @@ class HierarchicalVAE(BaseVAE):
                 f"`temperature` must be one number >= 0, or {count}. Received: {temperature}"
             )
         if self.top_prior is not None and not fixed:
-            fixed = [ops.convert_to_numpy(self.top_prior.sample(n, seed=noise_source(seed)))]
+            fixed = [ops.convert_to_numpy(self.top_prior.sample(n, seed=passing_noise(seed)))]
         fixed = [np.asarray(z, "float32") for z in fixed]
         if [z.shape[1:] for z in fixed] != list(self.latent_shape[: len(fixed)]) or any(
             len(z) not in (1, n) for z in fixed

@@ -16,7 +16,8 @@ import numpy as np
 from keras import ops
 
 from vae_zoo.engine import backend, replicas
-from vae_zoo.engine.noise import noise_source
+from vae_zoo.engine.checks import check_count
+from vae_zoo.engine.noise import passing_noise
 from vae_zoo.engine.saving import restore
 from vae_zoo.engine.trainable import EVALUATION_SEED, Trainable
 from vae_zoo.models.latent_model import Density, LatentModel, each, given
@@ -336,8 +337,9 @@ class BaseVAE(LatentModel):
 
     def sample_latents(self, n, seed=0, y=None):
         """n latents from the prior, as `encode` returns them: NumPy (n, *latent_shape)."""
+        check_count(n)
         y = given(self.prepare_labels(self._repeated(y, n)))
-        return each(ops.convert_to_numpy, self.prior.sample(n, *y, seed=noise_source(seed)))
+        return each(ops.convert_to_numpy, self.prior.sample(n, *y, seed=passing_noise(seed)))
 
     def sample(self, n=None, seed=None, pixels=False, batch_size=256, y=None, **of_latents):
         """New examples: z ~ p(z), then the mean of p(x|z).
@@ -354,6 +356,7 @@ class BaseVAE(LatentModel):
             NumPy float32 (n, *shape) in data space.
         """
         n = len(y) if n is None and np.ndim(y) else n
+        check_count(n)
         y = self._repeated(y, n)
         seed = int(np.random.randint(2**31 - 1) if seed is None else seed % (2**31 - 1))
         labels = {} if y is None else {"y": y}

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from vae_zoo.engine.noise import noise_source
+from vae_zoo.engine.noise import passing_noise
 from vae_zoo.engine.saving import restore, serialized
 from vae_zoo.parts import distributions
 from vae_zoo.parts.layers import check_sizes
@@ -145,7 +145,7 @@ class TopDown(layers.Layer):
 
     def sample(self, n, y=None, seed=None):
         """A pair of n grids of codes, int32; `seed` is an int or a `SeedGenerator`."""
-        seed = noise_source(seed)
+        seed = passing_noise(seed)
         top = self.top.sample(n, seed=seed)
         return top, self.bottom.sample(n, y=top, seed=seed)
 
@@ -240,7 +240,7 @@ class VampPrior(layers.Layer):
 
     def sample(self, n, y=None, seed=None):
         """n latents (n, *latent_shape), float32; `seed` is an int or a `SeedGenerator`."""
-        seed = noise_source(seed)
+        seed = passing_noise(seed)
         mean, log_var = self.mixture()
         which = keras.random.randint((n,), 0, self.components, "int32", seed=seed)
         mean, log_var = (ops.take(t, which, axis=0) for t in (mean, log_var))
@@ -288,7 +288,7 @@ class SecondStage(layers.Layer):
 
     def sample(self, n, y=None, seed=None):
         """n latents (n, *latent_shape), float32; `seed` is an int or a `SeedGenerator`."""
-        seed = noise_source(seed)
+        seed = passing_noise(seed)
 
         def draw(shape, distribution="normal"):
             return getattr(keras.random, distribution)(shape, dtype="float32", seed=seed)
