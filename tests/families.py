@@ -12,11 +12,13 @@ import numpy as np
 from keras import layers
 
 from vae_zoo import (
+    IWAE,
     VAE,
     VQVAE,
     VQVAE2,
     Autoencoder,
     BetaTCVAE,
+    ConditionalVAE,
     ConvVAE,
     DenseVAE,
     FactorVAE,
@@ -61,6 +63,17 @@ def dense(**settings):
         **{key: v() if callable(v) else v for key, v in settings.items()},
         **kwargs,
     )
+
+
+def iwae(**settings):
+    settings = {"latent_dim": 2, "hidden": (5,), "num_samples": 3, **settings}
+    return lambda **kwargs: IWAE(SHAPE, **settings, **kwargs)
+
+
+def conditional(condition=3, **settings):
+    sizes = {"latent_dim": 2, "hidden": (5,), "filters": (3, 4), "units": 5, "label_dim": 4}
+    settings = {**sizes, **settings}
+    return lambda **kwargs: ConditionalVAE(SHAPE, condition, **settings, **kwargs)
 
 
 def conv(shape=SHAPE, cls=ConvVAE, **settings):
@@ -130,6 +143,14 @@ FAMILIES = {
     "dense_mixture_prior": Family(dense(prior=mixture)),
     "dense_flow_prior": Family(dense(prior=lambda: flow(seed=1), num_samples=2)),
     "dense_vamp_prior": Family(dense(prior=lambda: VampPrior(SHAPE, 3))),
+    "iwae": Family(iwae()),
+    "iwae_plain_gradient": Family(iwae(doubly_reparametrized=False)),
+    "iwae_gaussian": Family(iwae(likelihood="gaussian")),
+    "conditional_dense": Family(conditional(prior="learned", num_samples=2), y=np.arange(8) % 3),
+    "conditional_conv": Family(conditional(network="conv", blocks=1), y=np.arange(8) % 3),
+    "conditional_image": Family(
+        conditional("image", prior="learned", activation="relu"), y=images(8, SHAPE, seed=2)
+    ),
     "conv_flat": Family(conv(activation="gated")),
     "conv_grid": Family(conv(latent_grid=True, blocks=1)),
     "beta_tc_vae": Family(conv(cls=BetaTCVAE, dataset_size=8)),
@@ -146,6 +167,7 @@ FAMILIES = {
         x=images(8, COLOUR),
     ),
     "ladder_flow_prior": Family(ladder(prior=lambda: flow(seed=1))),
+    "ladder_importance": Family(ladder(num_samples=3)),
     "vq_vae": Family(vq(), noisy=False),
     "vq_vae_averaged": Family(vq(averaged=True, cosine=True, likelihood="bernoulli")),
     "vq_vae_scalars": Family(vq(levels=(16, 15), activation="tanh"), noisy=False),

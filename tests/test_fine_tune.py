@@ -16,6 +16,7 @@ from PIL import Image
 from test_families import array, filled
 
 from vae_zoo import (
+    ConditionalVAE,
     ConvVAE,
     DenseVAE,
     HierarchicalVAE,
@@ -347,6 +348,35 @@ def test_both_models_are_kept_and_the_better_one_is_named(
     assert list(reported.values()) == pytest.approx(written, rel=1e-5)
     assert numbers["better"]["value"] == max(elbos, key=elbos.get) == better
     assert json.loads((output / "numbers.json").read_text()) == numbers
+
+
+def test_a_conditional_checkpoint_takes_the_names_of_folders_for_labels(tmp_path, capsys):
+    keras.utils.set_random_seed(2)
+    old = ConditionalVAE(
+        (8, 6, 1), 10, "conv", 2, filters=(3, 4), units=5, label_dim=3, likelihood="gaussian",
+        prior="learned",
+    )  # fmt: skip
+    old.save(tmp_path / "old.keras")
+    for i in range(30):  # dark, grey, light
+        name, level = (("ash", 60), ("birch", 120), ("cedar", 180))[i % 3]
+        noise = RNG.integers(-40, 40, (9, 7, 3))
+        save(tmp_path / "trees" / name / f"{i:02}.png", (level + noise).astype("uint8"))
+    arguments = ("--checkpoint", tmp_path / "old.keras", "--images", tmp_path / "trees")
+    settings = ("--epochs", 2, "--batch-size", 8, "--learning-rate", 0.05, "--no-scratch")
+    numbers = fine_tune(*arguments, "--output", tmp_path / "out", *settings)
+    printed = capsys.readouterr().out
+    assert "Labels: 0 ash, 1 birch, 2 cedar" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("New weights")]
+    assert len(line.split(", ")) == 3 and line.count("embedding") >= 3  # and nothing else is new
+    assert numbers["elbo_after"]["value"] > numbers["elbo_before"]["value"]
+    assert json.loads((tmp_path / "out/config.json").read_text())["classes"][1] == "birch"
+    model = load_model(tmp_path / "out")
+    assert model.condition.levels == 3 and model.sample(y=[0, 1, 2], seed=1).shape == (3, 8, 6, 1)
+    *parts, _ = folders.stream(tmp_path / "trees", (8, 6, 1), tmp_path / "x", labelled=True)
+    for x, y in parts:
+        np.testing.assert_array_equal(np.round(x.mean((1, 2, 3)) / 60 - 1), y)
+    with pytest.raises(ValueError, match="a folder of images for each class"):
+        folders.classes_of(tmp_path / "trees" / "ash")
 
 
 def test_what_is_written_is_never_worse(folder, checkpoint, tmp_path):

@@ -61,7 +61,7 @@ def test_the_example_of_each_class(family):
         shape = (*shape, 1)
     examples = np.random.default_rng(0).random((300, *shape))
     names = {family.__name__: family, "points": examples, "patches": examples}
-    names["images"] = examples[:8]
+    names |= {"images": examples[:8], "labels": np.arange(8)}
     exec(code, names)
     last = names[code.strip().splitlines()[-1].split()[0]]
     assert np.isfinite(last).all()

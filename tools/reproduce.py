@@ -82,7 +82,7 @@ def command_of(card):
 def compare(card, old, new, errors):
     """Prints the numbers of an entry's model and of another one; True where all agree."""
     numbers = card["metrics"]
-    bound = next((key for key in numbers if key.startswith("nll_iw")), None)
+    bound = next((key for key in numbers if "nll" in key and "_iw" in key), None)
     how = {"num_samples": numbers[bound]["samples"] if bound else 0}
     how["num_images"] = numbers[bound]["images"] if bound else None
     size = card["settings"].get("image_size")

@@ -36,11 +36,13 @@ except ModuleNotFoundError as _error:
 
 from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402
 from vae_zoo.models.beta_tc_vae import BetaTCVAE  # noqa: E402
+from vae_zoo.models.conditional_vae import ConditionalVAE  # noqa: E402
 from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
 from vae_zoo.models.factor_vae import FactorVAE  # noqa: E402
 from vae_zoo.models.gaussian_mixture import GaussianMixture  # noqa: E402
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
+from vae_zoo.models.iwae import IWAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
 from vae_zoo.models.real_nvp import RealNVP  # noqa: E402
 from vae_zoo.models.vae import VAE  # noqa: E402
@@ -52,10 +54,11 @@ from vae_zoo.zoo import load_model  # noqa: E402
 _WINGS = {
     "parts": ("distributions", "domains", "layers", "likelihoods", "networks", "posteriors")
     + ("priors", "quantizers", "schedules"),
-    "lab": ("evaluate", "export", "metrics", "plots", "restoration", "runs")
+    "lab": ("disentanglement", "evaluate", "export", "gradients", "metrics", "plots")
+    + ("restoration", "runs")
     + ("transfer", "tuning"),
     "engine": ("distribute",),
-    "data": ("folders", "patches"),
+    "data": ("factors", "folders", "patches"),
     "models": ("kinds",),
 }
 _MODULES = {name: f"vae_zoo.{wing}.{name}" for wing, names in _WINGS.items() for name in names}
@@ -101,11 +104,13 @@ sys.meta_path.append(_ShortNames())
 __all__ = [
     "Autoencoder",
     "BetaTCVAE",
+    "ConditionalVAE",
     "ConvVAE",
     "DenseVAE",
     "FactorVAE",
     "GaussianMixture",
     "HierarchicalVAE",
+    "IWAE",
     "PixelCNN",
     "RealNVP",
     "VAE",

@@ -66,6 +66,8 @@ RANGES = {
     "sigma": (lambda value: 0 <= value <= 255, "must be 0 to 255"),
     **dict.fromkeys(("blocks", "prior_blocks", "warmup_epochs", "averaged_epochs"), _at_least(0)),
     "squeezes": _at_least(0),
+    **dict.fromkeys(("num_samples", "label_dim"), _at_least(1)),
+    "quadrants": (lambda value: 0 <= value <= 3, "must be 0 to 3"),
     **dict.fromkeys(("patience", "importance_samples", "restart"), _at_least(0)),
     **dict.fromkeys(("beta", "free_bits", "commitment"), _at_least(0)),
     **dict.fromkeys(

@@ -16,7 +16,7 @@ import numpy as np
 from vae_zoo import archives, files
 from vae_zoo.data import folders, tfds
 from vae_zoo.data.digits import digits
-from vae_zoo.data.shapes import Shapes
+from vae_zoo.data.shapes import Shapes, side_of
 from vae_zoo.data.tfds import SPLITS
 from vae_zoo.engine.batches import Batches
 
@@ -56,8 +56,9 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
         split: "train", "validation" or "test"; disjoint, together the whole set.
         seed: int, fixes the splits of a set that has none of its own.
         image_size: (height, width) or (height, width, channels), 1 or 3 channels, to which the
-            middle of each image is resized; None leaves images as they are, which must be of one
-            size then. A folder's are written to the cache, and mapped into memory from there.
+            middle of each image is resized (shapes are drawn in that size); None leaves images as
+            they are, which must be of one size then. A folder's are written to the cache, and
+            mapped into memory from there.
         progress: wraps the iterable of a folder's images, given it and their number.
 
     Returns:
@@ -71,8 +72,11 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
     name, path = os.fspath(name), find(name)
-    if name in EMBEDDED:
-        x, y = (digits if name == "digits" else _shapes)(split, seed)
+    if name == "shapes":
+        x, y = _shapes(split, seed, Shapes(size=side_of(image_size)))
+        image_size = None
+    elif name == "digits":
+        x, y = digits(split, seed)
     elif path and path.is_dir() and image_size:
         x, y = _mapped_folder(path, split, seed, tuple(image_size), progress)
         image_size = None
@@ -115,8 +119,8 @@ def fingerprint(x):
     return digest.hexdigest()[:16]
 
 
-def _shapes(split, seed):
-    x = Shapes(_deal(Shapes().twins(), seed, (8, 1, 1))[SPLITS.index(split)])
+def _shapes(split, seed, whole):
+    x = Shapes(_deal(whole.twins(), seed, (8, 1, 1))[SPLITS.index(split)], whole.size)
     return x, x.factors()[:, 1].astype(np.int32)
 
 
@@ -378,10 +382,10 @@ def _mapped_folder(root, split, seed, image_size, progress):
 
 def _resized(x, image_size):
     """Arrays of images in another size: the middle of each."""
-    if isinstance(x, Shapes) or x.shape[-1] not in (1, 3):
+    if x.shape[-1] not in (1, 3):
         raise ValueError(
-            "`image_size` is for images with 1 or 3 channels, and not for shapes. Received: images "
-            f"of shape {x.shape[1:]}"
+            "`image_size` is for images with 1 or 3 channels. "
+            f"Received: images of shape {x.shape[1:]}"
         )
     shape = image_size if len(image_size) == 3 else (*image_size, x.shape[-1])
     return np.stack([folders.fitted(image, shape) for image in x]) if len(x) else x

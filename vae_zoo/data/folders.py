@@ -248,7 +248,7 @@ def _pixels(image):
 # === All of them in one shape ===
 
 
-def stream(folder, image_shape, output, seed=0, progress=None):
+def stream(folder, image_shape, output, seed=0, progress=None, labelled=False):
     """All images of a folder in one shape, as three arrays that lie on disk, see `mapped`.
 
     Of ten runs of neighbours (by name; the frames of a film are alike) one is held out for
@@ -260,12 +260,15 @@ def stream(folder, image_shape, output, seed=0, progress=None):
         output: folder for what is written.
         seed: int, of the split.
         progress: see `mapped`.
+        labelled: bool, with the labels, see `classes_of`.
 
     Returns:
-        train, validation, test: uint8 (n, *image_shape), memory-mapped; skipped: dict, name -> why.
+        train, validation, test: uint8 (n, *image_shape), memory-mapped, or pairs of these and
+        labels int32 (n,); skipped: dict, name -> why.
 
     Raises:
-        ValueError: if there is no such folder, or fewer than 20 readable images in it.
+        ValueError: if there is no such folder, fewer than 20 readable images in it, or no classes
+            where they are asked for.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -286,7 +289,25 @@ def stream(folder, image_shape, output, seed=0, progress=None):
             f"{folder} has {len(images)} readable images, {FEWEST} are needed at least{reasons}"
         )
     ends = np.searchsorted(kept, np.cumsum(np.bincount(part, minlength=3))[:2])
-    return *np.split(images, ends), skipped
+    parts = np.split(images, ends)
+    if labelled:
+        labels = classes_of(folder)[1]
+        y = np.array([labels[order[i]] for i in kept], "int32")
+        parts = list(zip(parts, np.split(y, ends)))
+    return *parts, skipped
+
+
+def classes_of(folder):
+    """Names of the classes of a folder, sorted, and a dict, path of an image -> number of its.
+
+    Raises:
+        ValueError: if its images do not all lie in two class folders or more.
+    """
+    found = arranged(folder)
+    if found.labels is None:
+        raise ValueError(f"{folder} must hold a folder of images for each class, two or more")
+    pairs = (zip(paths, found.labels[split]) for split, paths in found.images.items())
+    return found.classes, dict(pair for one in pairs for pair in one)
 
 
 def mapped(paths, image_shape, output, progress=None):

@@ -236,8 +236,13 @@ class FittedModel(NoisyModel):
         """Keras's `predict`: what `call` returns; of a conditional model x is a pair (x, y)."""
         with self._checking((x, None), skipped=False) as (x,):
             self._stop_at(steps)
-            if replicas.devices()[0] > 1 and isinstance(x, np.ndarray):
-                return self.run("call", self.call, x, batch_size=batch_size or 32)
+            parts = x if isinstance(x, tuple) else (x,)
+            if replicas.devices()[0] > 1 and all(isinstance(part, np.ndarray) for part in parts):
+
+                def call(*parts):
+                    return self.call(parts if len(parts) > 1 else parts[0])
+
+                return self.run("call", call, *parts, batch_size=batch_size or 32)
             return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):

@@ -21,7 +21,14 @@ from vae_zoo.lab.canvas import (
     sheet,
     tidy,
 )
-from vae_zoo.lab.charts import accuracies, parallel, rate_distortion, search
+from vae_zoo.lab.charts import (
+    accuracies,
+    parallel,
+    rate_distortion,
+    search,
+    signal_to_noise,
+    variances,
+)
 from vae_zoo.lab.planes import density, steps
 
 __all__ = [
@@ -40,8 +47,10 @@ __all__ = [
     "reconstructions",
     "samples",
     "search",
+    "signal_to_noise",
     "steps",
     "strips",
+    "variances",
 ]
 
 UNITS = {  # of what is logged and is no number of nats

@@ -7,13 +7,13 @@ added to it; in stratified sampling all other examples of a batch share what the
 them, which has the same expectation and no special row.
 """
 
-import math
-
 import keras
 from keras import ops
 
 from vae_zoo.models.conv_vae import ConvVAE
 from vae_zoo.parts import distributions
+from vae_zoo.parts.bounds import check_weight
+from vae_zoo.parts.layers import check_sizes
 
 SAMPLINGS = ("stratified", "weighted")
 
@@ -68,7 +68,8 @@ class BetaTCVAE(ConvVAE):
         dtype=None,
         name=None,
     ):
-        check(dataset_size=dataset_size, beta_tc=beta_tc)
+        check_sizes(dataset_size=dataset_size)
+        check_weight("beta_tc")(beta_tc)
         if sampling not in SAMPLINGS:
             raise ValueError(f"`sampling` must be one of {SAMPLINGS}. Received: {sampling!r}")
         super().__init__(
@@ -128,10 +129,3 @@ class BetaTCVAE(ConvVAE):
         others = weights * (1.0 - is_own)
         mass = ops.maximum(ops.sum(others, axis=1, keepdims=True), 1e-6)
         return is_own / size + (1.0 - 1.0 / size) * others / mass
-
-
-def check(**values):
-    """Raises `ValueError` unless all are positive numbers."""
-    for name, value in values.items():
-        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")

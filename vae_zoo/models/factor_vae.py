@@ -8,8 +8,8 @@ each moved by another number of rows.
 import keras
 from keras import layers, ops
 
-from vae_zoo.models.beta_tc_vae import check
 from vae_zoo.models.conv_vae import ConvVAE
+from vae_zoo.parts.bounds import check_weight
 from vae_zoo.parts.layers import check_sizes
 
 
@@ -63,7 +63,7 @@ class FactorVAE(ConvVAE):
         dtype=None,
         name=None,
     ):
-        check(gamma=gamma)
+        check_weight("gamma")(gamma)
         check_sizes(discriminator_units=discriminator_units)
         super().__init__(
             shape,

@@ -16,8 +16,9 @@ from keras import layers, ops
 
 from vae_zoo.engine.checks import check_count
 from vae_zoo.engine.noise import passing_noise
-from vae_zoo.models.kinds import Density, summed
+from vae_zoo.models.kinds import Density
 from vae_zoo.parts import distributions, domains
+from vae_zoo.parts.bounds import summed
 from vae_zoo.parts.layers import ResidualCell, check_sizes
 from vae_zoo.parts.networks import check_shape
 

@@ -51,6 +51,47 @@ class StandardNormal(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
+class ConditionalNormal(layers.Layer):
+    """p(z|y) = N(mean(y), exp(log_var(y))), trained with the model.
+
+    Sohn, Lee and Yan 2015, "Learning Structured Output Representation using Deep Conditional
+    Generative Models", section 3.1.
+
+    Args:
+        network: Keras model, y -> (batch, 2 * latent_dim), mean and log-variance on its last axis
+            (`networks.prior_network`).
+    """
+
+    def __init__(self, network, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.network = restore(network)
+        self.built = True
+
+    def moments(self, y):
+        """Mean and log-variance, each (batch, latent_dim)."""
+        mean, log_var = ops.split(ops.cast(self.network(y), "float32"), 2, axis=-1)
+        return mean, ops.clip(log_var, -10.0, 10.0)  # far outside of what training finds
+
+    def log_prob(self, z, y=None):
+        """log p(z|y) of z (..., batch, latent_dim): (..., batch), nats."""
+        return ops.sum(distributions.gaussian_log_prob(z, *self.moments(y)), axis=-1)
+
+    def sample(self, n, y=None, seed=None):
+        """n latents (n, latent_dim), one for each y; `seed` is an int or a `SeedGenerator`."""
+        mean, log_var = self.moments(ops.convert_to_tensor(y))
+        noise = keras.random.normal((n, mean.shape[-1]), dtype="float32", seed=seed)
+        return distributions.gaussian_sample(mean, log_var, noise)
+
+    def kl(self, posterior, y=None):
+        """KL(q || p(z|y)) of each latent: (batch, latent_dim), nats."""
+        closed = isinstance(posterior, DiagonalGaussian)
+        return posterior.kl(*self.moments(y)) if closed else None
+
+    def get_config(self):
+        return {**super().get_config(), "network": serialized(self.network)}
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
 class UniformCodes(layers.Layer):
     """p(codes) = 1 / K^N: what a VQ-VAE samples from before a prior is fitted to its codes.
 
@@ -281,7 +322,8 @@ def kl(prior, posterior, z, y=None):
     """KL(q(z|x) || p(z|y)) in nats.
 
     Args:
-        prior: whatever plays the role; its `kl(posterior)` is asked first, where it has one.
+        prior: whatever plays the role; its `kl(posterior)` is asked first, where it has one. Of a
+            hierarchy's group a `DiagonalGaussian`, what the groups above it say.
         posterior: see `posteriors.py`.
         z: draws from it, (n, batch, *latent_shape).
         y: labels or None.
@@ -290,6 +332,8 @@ def kl(prior, posterior, z, y=None):
         (batch, ...) of each latent, or (batch,) where it is estimated: the mean of
         log q(z|x) - log p(z|y) over the draws.
     """
+    if isinstance(prior, DiagonalGaussian):  # on the path of a hierarchy
+        return posterior.kl(prior.mean, prior.log_var)
     labels = () if y is None else (y,)
     closed = getattr(prior, "kl", None)
     exact = None if closed is None else closed(posterior, *labels)
