@@ -56,11 +56,13 @@ def test_the_example_of_each_class(family):
         return
     assert "Example:" in doc, f"{family.__name__} needs an Example in its docstring"
     code = textwrap.dedent(doc.partition("Example:\n")[2])
-    shape = ast.literal_eval(re.search(r"\((\d+,[ \d,]*)\)", code)[0])
+    shape = re.search(r"\((\d+,[ \d,]*)\)", code)
+    shape = ast.literal_eval(shape[0]) if shape else ()
     if "images" in code and len(shape) == 2:  # a PixelCNN's, of one channel
         shape = (*shape, 1)
     examples = np.random.default_rng(0).random((300, *shape))
     names = {family.__name__: family, "points": examples, "patches": examples}
+    names |= {"keras": keras, "np": np}
     names["images"] = examples[:8]
     exec(code, names)
     last = names[code.strip().splitlines()[-1].split()[0]]

@@ -38,6 +38,8 @@ from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402
 from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
 from vae_zoo.models.gaussian_mixture import GaussianMixture  # noqa: E402
+from vae_zoo.models.graph_autoencoder import GraphAutoencoder  # noqa: E402
+from vae_zoo.models.graph_vae import GraphVAE  # noqa: E402
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
 from vae_zoo.models.real_nvp import RealNVP  # noqa: E402
@@ -48,8 +50,8 @@ from vae_zoo.zoo import load_model  # noqa: E402
 
 # Public modules by their short names, wherever they live; imported when they are first asked for.
 _WINGS = {
-    "parts": ("distributions", "domains", "layers", "likelihoods", "networks", "posteriors")
-    + ("priors", "quantizers", "schedules"),
+    "parts": ("distributions", "domains", "graphs", "layers", "likelihoods", "networks")
+    + ("posteriors", "priors", "quantizers", "schedules"),
     "lab": ("evaluate", "export", "metrics", "plots", "restoration", "runs")
     + ("transfer", "tuning"),
     "engine": ("distribute",),
@@ -101,6 +103,8 @@ __all__ = [
     "ConvVAE",
     "DenseVAE",
     "GaussianMixture",
+    "GraphAutoencoder",
+    "GraphVAE",
     "HierarchicalVAE",
     "PixelCNN",
     "RealNVP",
