@@ -1,7 +1,8 @@
 """One trained model, one prior after the other: `python recipes/priors.py saved_models/<name>`
 
 `--help` lists the settings. Tomczak and Welling 2018 (VampPrior), arXiv:1705.07120; Dinh et al.
-2017 (RealNVP), arXiv:1605.08803; Ghosh et al. 2020 (a mixture fitted afterwards), arXiv:1903.12436.
+2017 (RealNVP), arXiv:1605.08803; Ghosh et al. 2020 (a mixture fitted afterwards), arXiv:1903.12436;
+Dai and Wipf 2019 (a second VAE), arXiv:1903.05789.
 
 An autoencoder has no prior, and so does not generate; with one of these it does.
 """
@@ -23,7 +24,7 @@ def compare_priors(
     path,
     dataset: str = None,
     image_size: tuple[int, ...] = None,
-    kinds_of_prior=("normal", "mixture", "vamp", "flow"),
+    kinds_of_prior=("normal", "mixture", "vamp", "flow", "two_stage"),
     components=10,
     pseudo_inputs=500,
     couplings=8,
@@ -44,17 +45,17 @@ def compare_priors(
         dataset: of the images; a folder knows what its model was trained on
         image_size: height,width that the images are brought to; a folder knows this too
         kinds_of_prior: of normal, mixture (of Gaussians), vamp (the posteriors of training images,
-            for a VAE) and flow (a RealNVP)
+            for a VAE), flow (a RealNVP) and two_stage (a second VAE)
         components: Gaussians of the mixture
         pseudo_inputs: training images of the VampPrior
         couplings: steps of the flow
-        units: width of the networks of the flow
-        epochs: passes of the flow over the latents of the training images, at most
+        units: width of the networks of the flow; the second VAE's are four times as wide
+        epochs: passes of the flow and the second VAE over the latents, at most
         importance_samples: k of the importance-weighted NLL of a VAE; 0 leaves it out
         importance_images: test images that it is taken over, spread over all
         seed: of draws, fits and samples
-        output: folder for the numbers, the picture and the flow's run
-        resume: go on from the last epoch's end of a run of the flow that was killed
+        output: folder for the numbers, the picture and the runs of the flow and the second VAE
+        resume: go on from the last epoch's end of such a run that was killed
         overwrite: replace a run with other settings in output
     """
     settings = dict(locals())
@@ -81,11 +82,12 @@ def compare_priors(
     quality = Quality(found) if classifier else None
     x = np.asarray(test[0][spread(len(test[0]), importance_images)])
     how = {"couplings": couplings, "units": units, "epochs": epochs, "seed": seed}
-    how |= {"output": output / "prior_flow", "resume": resume}
+    how["resume"] = resume
     numbers, strips = {}, {}
     for kind in kinds_of_prior:
         size = pseudo_inputs if kind == "vamp" else components
-        prior = runs.prior_of_latents(kind, model, train, validation, components=size, **how)
+        how |= {"components": size, "output": output / f"prior_{kind}"}
+        prior = runs.prior_of_latents(kind, model, train, validation, **how)
         new = model.with_prior(prior) if is_vae else model
         strips[kind] = model.domain.pictures(new_images(new, prior, 10, seed))
         if is_vae and importance_samples:

@@ -9,8 +9,9 @@ import pytest
 from keras import ops
 from scipy import special, stats
 
-from vae_zoo import ConvVAE, DenseVAE
-from vae_zoo.priors import VampPrior
+from vae_zoo import VAE, ConvVAE, DenseVAE, load_model
+from vae_zoo.likelihoods import Gaussian
+from vae_zoo.priors import SecondStage, VampPrior
 
 SHAPE = (4, 3, 1)
 
@@ -115,3 +116,43 @@ def test_wrong_uses_of_a_vamp_prior_are_named():
         DenseVAE((5, 3, 1), 2, (4,), prior=vamp())
     with pytest.raises(ValueError, match="components=0"):
         VampPrior(SHAPE, 0)
+
+
+def test_a_second_stage_is_the_marginal_of_its_vae(tmp_path):
+    """z = W u + b + noise, W with orthogonal columns: the posterior is known, and diagonal, so that
+    one draw gives log p(z) exactly."""
+    w, b, v = (
+        np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0] * [2, 1, 0.5],
+        [1, 0, -1],
+        0.3,
+    )
+    precision = 1 + (w**2).sum(axis=0) / v
+    z, u = keras.Input((3,)), keras.Input((3,))
+    mean, log_var = keras.layers.Dense(3), keras.layers.Dense(3)
+    encoder, output = keras.Model(z, [mean(z), log_var(z)]), keras.layers.Dense(3)
+    decoder = keras.Model(u, output(u))
+    mean.set_weights([w / v / precision, -(b @ w) / v / precision])
+    log_var.set_weights([np.zeros((3, 3)), -np.log(precision)])
+    output.set_weights([w.T, np.array(b)])
+    prior = SecondStage(VAE(encoder, decoder, likelihood=Gaussian(v), seed=1))
+    covariance = w @ w.T + v * np.eye(3)
+    z = np.random.default_rng(1).normal(0, 2, (2, 5, 3)).astype("float32")
+    expected = stats.multivariate_normal(b, covariance).logpdf(z)
+    np.testing.assert_allclose(array(prior.log_prob(z)), expected, rtol=1e-4)
+    new = array(prior.sample(20_000, seed=3))
+    np.testing.assert_allclose(new.mean(axis=0), b, atol=0.05)
+    np.testing.assert_allclose(np.cov(new.T), covariance, atol=0.12)
+
+    first = model().with_prior(prior)
+    assert not prior_weights_that_train(first)
+    first.save(tmp_path / "model.keras")
+    again = load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.sample(4, seed=2), first.sample(4, seed=2))
+    x = images(3)
+    np.testing.assert_array_equal(again.log_likelihood(x, num_samples=3),
+                                  first.log_likelihood(x, num_samples=3))  # fmt: skip
+
+
+def prior_weights_that_train(model):
+    own = {id(variable) for variable in model.prior.variables}
+    return [variable.path for variable in model.trainable_variables if id(variable) in own]

@@ -21,10 +21,11 @@ from vae_zoo.lab.evaluate import labels_of, latents, measure
 from vae_zoo.lab.measure import spread
 from vae_zoo.lab.output import claim, clear, trained_on
 from vae_zoo.lab.pictures import pictures
+from vae_zoo.models.dense_vae import DenseVAE
 from vae_zoo.models.gaussian_mixture import GaussianMixture
 from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.models.real_nvp import RealNVP
-from vae_zoo.parts import domains, priors
+from vae_zoo.parts import domains, likelihoods, priors
 
 __all__ = ["claim", "fit", "fitted_prior", "report", "splits", "trained_on"]
 
@@ -147,32 +148,44 @@ def prior_of_latents(
 
     Args:
         kind: "normal"; "mixture" of Gaussians; "vamp", the posteriors of training images; "flow", a
-            `RealNVP` of standardised latents.
+            `RealNVP` of standardised latents; "two_stage", a second VAE of the same size.
         model: trained `LatentModel` of one group of latents.
-        train, validation: pairs (x, y); the flow alone needs the second.
+        train, validation: pairs (x, y); what is trained alone needs the second.
         components: int, of the mixture, or the VampPrior.
-        couplings, units, epochs, resume: of the flow, and of its training.
+        couplings: int, of the flow.
+        units: int, width of the networks of the flow; those of the second VAE are four times as
+            wide.
+        epochs, resume: of the training of these two.
         seed: int.
-        output: folder of the flow's run.
+        output: folder of their run.
     """
     if kind == "normal":
         return priors.StandardNormal(model.latent_shape)
     if kind == "vamp":
         return prior(kind, model.latent_shape, train[0], components, seed=seed)
-    if kind not in ("mixture", "flow"):
-        raise ValueError(f"The prior must be normal, mixture, vamp or flow. Received: {kind}")
     if kind == "mixture":
         z = latents(model, np.asarray(train[0][spread(len(train[0]))]), seed)
         return GaussianMixture.fitted(z, components, seed)
+    if kind not in ("flow", "two_stage"):
+        raise ValueError(
+            f"The prior must be normal, mixture, vamp, flow or two_stage. Received: {kind}"
+        )
     z = [latents(model, np.asarray(x[:]), seed + i) for i, (x, _) in enumerate((train, validation))]
-    flow = RealNVP(model.latent_shape, couplings, units, seed=seed)
-    flow.start_norms(z[0][:5000])
+    if kind == "flow":
+        density = RealNVP(model.latent_shape, couplings, units, seed=seed)
+        density.start_norms(z[0][:5000])
+    else:
+        size = int(np.prod(model.latent_shape))
+        of_latents = {"activation": "silu", "likelihood": likelihoods.Gaussian("learned")}
+        density = DenseVAE(
+            model.latent_shape, size, (4 * units, 4 * units), seed=seed, **of_latents
+        )
     rate = scheduled(2e-3, "cosine", epochs, len(z[0]), 128)
-    flow.compile(keras.optimizers.Adam(rate, **averages(1.0, -(-len(z[0]) // 128))))
+    density.compile(keras.optimizers.Adam(rate, **averages(1.0, -(-len(z[0]) // 128))))
     how = {"epochs": epochs, "batch_size": 128, "seed": seed, "patience": 10}
     how |= {"output": output, "resume": resume, "couplings": couplings, "units": units}
-    fit(flow, *((part, None) for part in z), **how)
-    return flow
+    fit(density, *((part, None) for part in z), **how)
+    return density if kind == "flow" else priors.SecondStage(density)
 
 
 def fit(

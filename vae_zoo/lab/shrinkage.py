@@ -97,32 +97,36 @@ class OfMixture:
     # === The component ===
 
     def _search(self, level):
-        """A function of patches (n, size): the likeliest components, int (n,)."""
-        noise, size = level**2, self.values.shape[1]
-        ranks = np.maximum(1, (self.values > self.truncation * noise).sum(axis=1))
+        """A function of patches (n, size): the likeliest components, int (n,).
+
+        With M = (C + level^2 I)^-1, a score is its constant + m^T M p - p^T M p / 2. Where few
+        eigenvalues are left before the flat tail, M = I / tail - A A^T for a thin A; the others'
+        p^T M p are one product of the pairs p_i p_j with the entries of M, half of what the roots
+        of M would cost.
+        """
+        size = self.values.shape[1]
+        ranks = np.maximum(1, (self.values > self.truncation * level**2).sum(axis=1))
         ranks = np.minimum(-(-ranks // STEP) * STEP, size)
-        order = np.argsort(ranks, kind="stable")
-        groups, arrays, bounds = [], [], np.searchsorted(ranks[order], np.unique(ranks))
-        for ks in np.split(order, bounds[1:]):
-            rank = int(ranks[ks[0]])
-            values, vectors = self.values[ks], self.vectors[ks][:, :, :rank]
-            # |c|^2_(C + noise)^-1 of all but the tail, where there is none; else what the others
-            # take from |c|^2 / (tail + noise).
-            tail = values[:, rank:].mean(axis=1) if rank < size else np.full(len(ks), np.inf)
-            inverse = 1 / (tail + noise)
-            roots = np.sqrt(np.abs(inverse[:, None] - 1 / (values[:, :rank] + noise)))
-            log_det = np.log(values[:, :rank] + noise).sum(axis=1)
-            if rank < size:
-                log_det -= (size - rank) * np.log(inverse)
-            roots = vectors * roots[:, None]
-            shifts = np.einsum("kij,ki->kj", roots, self.means[ks])
-            own = self.means[ks]
-            constant = self.log_weights[ks] - 0.5 * log_det - 0.5 * inverse * (own**2).sum(axis=1)
-            groups.append((len(ks), rank, rank < size))
-            arrays += [roots, shifts, constant, inverse, own * inverse[:, None]]
+        flat = np.arange(size) >= ranks[:, None]
+        values = self.values + level**2
+        tails = (values * flat).sum(axis=1) / np.maximum(flat.sum(axis=1), 1)
+        values = np.where(flat, tails[:, None], values)
+        precisions = np.einsum("kij,kj,klj->kil", self.vectors, 1 / values, self.vectors)
+        linear = np.einsum("kij,kj->ki", precisions, self.means)
+        constant = self.log_weights - 0.5 * np.log(values).sum(axis=1)
+        constant -= 0.5 * (linear * self.means).sum(axis=1)
+
+        thin = np.where(ranks <= size // 2, ranks, 0)  # 0: by pairs
+        order = np.argsort(thin, kind="stable")
+        by_pairs = order[thin[order] == 0]
+        arrays = [constant[order], linear[order].T, _entries(precisions[by_pairs])]
+        for rank in np.unique(thin[thin > 0]):
+            ks = order[thin[order] == rank]
+            roots = np.sqrt(np.maximum(1 / tails[ks, None] - 1 / values[ks, :rank], 0))
+            arrays += [1 / tails[ks], self.vectors[ks][:, :, :rank] * roots[:, None]]
         arrays = [ops.convert_to_tensor(a.astype("float32")) for a in arrays]
         score = functools.partial(
-            _likeliest, tuple(groups), self.prior.basis is not None, self.means.any().item()
+            _likeliest, len(by_pairs) > 0, self.prior.basis is not None, self.means.any().item()
         )
         run = self.prior.compiled_function("likeliest", score)
 
@@ -159,22 +163,29 @@ class OfMixture:
         return filtered
 
 
-def _likeliest(groups, remove_dc, shifted, patches, *arrays):
-    """argmax_k of the joint log-density; `groups` as `_search` makes them."""
+def _likeliest(some_by_pairs, remove_dc, shifted, patches, constant, linear, entries, *thin):
+    """argmax_k of the joint log-density, of arrays as `_search` makes them."""
     if remove_dc:
         patches = patches - ops.mean(patches, axis=1, keepdims=True)
+    squares = [ops.matmul(_pairs(patches), entries)] if some_by_pairs else []
     norms = ops.sum(patches * patches, axis=1, keepdims=True)
-    scores = []
-    for i, (_, _, truncated) in enumerate(groups):
-        roots, shifts, constant, inverse, linear = arrays[5 * i : 5 * i + 5]
-        own = squared_norms(patches, roots, shifts if shifted else None)
-        score = constant + (0.5 if truncated else -0.5) * own
-        if truncated:
-            score = score - 0.5 * inverse * norms
-            if shifted:
-                score = score + ops.matmul(patches, ops.transpose(linear))
-        scores.append(score)
-    return ops.argmax(ops.concatenate(scores, axis=1), axis=1)
+    for inverse, roots in zip(thin[::2], thin[1::2]):
+        squares.append(inverse * norms - squared_norms(patches, roots))
+    score = constant - 0.5 * ops.concatenate(squares, axis=1)
+    if shifted:
+        score = score + ops.matmul(patches, linear)
+    return ops.argmax(score, axis=1)
+
+
+def _pairs(x):
+    """x_i x_j for all i <= j of tensors x (n, size): (n, size (size + 1) / 2)."""
+    return ops.concatenate([x[:, i : i + 1] * x[:, i:] for i in range(x.shape[1])], axis=1)
+
+
+def _entries(matrices):
+    """Of symmetric matrices M (K, size, size), what makes x^T M x of the pairs of x: (pairs, K)."""
+    i, j = np.triu_indices(matrices.shape[1])
+    return matrices[:, i, j].T * np.where(i == j, 1, 2)[:, None]
 
 
 def _filtered(remove_dc, patches, which, gains, offsets):

@@ -57,7 +57,9 @@ class RealNVP(Density):
     Output: f(x), float32 of the same size, N(0, I) in the ideal.
     Logs: nll, exact (nats per example).
 
-    It plays the role of a prior: `log_prob` and `sample` are those of `priors.py`.
+    It plays the role of a prior: `log_prob` and `sample` are those of `priors.py`. A
+    posterior of z = f^-1(z0), with z0 diagonal Gaussian, under a prior N(0, I) is the same model:
+    z0 under this prior.
 
     Example:
         model = RealNVP((28, 28, 1), couplings=2, units=8, pixels=True, squeezes=2)

@@ -218,6 +218,47 @@ class VampPrior(layers.Layer):
         return {**super().get_config(), **config}
 
 
+@keras.saving.register_keras_serializable("vae_zoo")
+class SecondStage(layers.Layer):
+    """p(z) = E_{u ~ N(0, I)} p(z|u): a second VAE, whose data are latents of the first.
+
+    Dai and Wipf 2019, arXiv:1903.05789, section 4. What the first stage's posteriors look like
+    together need not be N(0, I), but it fills the whole space of latents, where a VAE can fit it.
+
+    Args:
+        vae: VAE of latents, with a prior and a Gaussian likelihood, or its serialised form.
+    """
+
+    def __init__(self, vae, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.vae = restore(vae)
+        self.latent_shape = self.vae.domain.shape
+        self.built = True
+
+    def log_prob(self, z, y=None):
+        """An estimate of log p(z) of z (..., *latent_shape) by one draw u ~ q(u|z): (...), nats.
+
+        log p(z|u) + log p(u) - log q(u|z), of which the exponential has the mean p(z): on average
+        it is a lower bound, and so is every bound on log p(x) that is made with it.
+        """
+        lead = tuple(ops.shape(z)[: len(z.shape) - len(self.latent_shape)])
+        flat = ops.reshape(z, (-1, *self.latent_shape))
+        return ops.reshape(self.vae.log_weights(flat)[0], lead)
+
+    def sample(self, n, y=None, seed=None):
+        """n latents (n, *latent_shape), float32; `seed` is an int or a `SeedGenerator`."""
+        seed = noise_source(seed)
+
+        def draw(shape, distribution="normal"):
+            return getattr(keras.random, distribution)(shape, dtype="float32", seed=seed)
+
+        parameters = self.vae.likelihood_parameters(self.vae.prior.sample(n, seed=seed))
+        return self.vae.likelihood.sample(parameters, self.latent_shape[-1], draw)
+
+    def get_config(self):
+        return {**super().get_config(), "vae": serialized(self.vae)}
+
+
 def get(identifier, latent_shape, model=None):
     """A prior from None (the standard normal), its serialised form or itself, bound to its model
     where it needs one."""
