@@ -94,7 +94,25 @@ def test_every_recipe_is_tried():
         "tune",
         "classify",
         "denoise",
+        "graph_vae",
     }
+
+
+@pytest.mark.filterwarnings("ignore:Posterior collapse")  # after three steps
+def test_the_graph_recipe_predicts_links(run, tmp_path):
+    output = tmp_path / "run"
+    printed = run("graph_vae", "--epochs", 3, "--parts", 2, "--output", output)
+    assert "communities: 200 nodes, 880 links" in printed and "the last, is kept" in printed
+    assert {path.stem for path in output.glob("*.png")} == {"curves", "latents", "roc"}
+    numbers = json.loads((output / "numbers.json").read_text())
+    x, y = data.load("communities", "test")
+    model = vae_zoo.load_model(output / "model.keras")
+    found = vae_zoo.evaluate.measure(model, x, y)
+    assert numbers["link_auc"]["value"] == found["link_auc"]["value"]
+    first, second = numbers["link_auc_parts"]["values"]
+    assert first == found["link_auc"]["value"] != second
+    assert numbers["link_auc_parts"]["value"] == pytest.approx((first + second) / 2)
+    assert data.fingerprint(x) == json.loads((output / "config.json").read_text())["test_images"]
 
 
 @pytest.mark.parametrize("recipe", TINY)

@@ -57,6 +57,7 @@ RANGES = {
     **dict.fromkeys(("trials", "labels", "draws", "devices", "rounds"), _at_least(1)),
     **dict.fromkeys(("couplings", "prior_couplings", "prior_units", "components"), _at_least(1)),
     **dict.fromkeys(("prior_components", "pseudo_inputs", "points", "number"), _at_least(1)),
+    "parts": _at_least(1),
     **dict.fromkeys(("patch_size", "levels"), _at_least(2)),
     "images": (lambda value: not isinstance(value, int) or value >= 1, "must be 1 or more"),
     "sigma": (lambda value: 0 <= value <= 255, "must be 0 to 255"),

@@ -1,9 +1,9 @@
 """Every data set by name: embedded ones, `.npz` files, folders of images, TensorFlow Datasets.
 
-`load(name, split)` returns uint8 images and integer labels. Files are named, not located:
-`$VAE_ZOO_DATA` is where names are looked up, `$TFDS_DATA_DIR` holds sets that TensorFlow Datasets
-has prepared, and `$VAE_ZOO_CACHE` (`~/.cache/vae_zoo`) keeps what was read from there, so that JAX
-and PyTorch train on it without TensorFlow.
+`load(name, split)` returns uint8 images and integer labels, or a graph. Files are named, not
+located: `$VAE_ZOO_DATA` is where names are looked up, `$TFDS_DATA_DIR` holds sets that TensorFlow
+Datasets has prepared, and `$VAE_ZOO_CACHE` (`~/.cache/vae_zoo`) keeps what was read from there, so
+that JAX and PyTorch train on it without TensorFlow.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import zlib
 
 import numpy as np
 
-from vae_zoo.data import folders, tfds
+from vae_zoo.data import folders, graphs, tfds
 from vae_zoo.data.digits import digits
 from vae_zoo.data.shapes import Shapes
 from vae_zoo.data.tfds import SPLITS
@@ -30,11 +30,13 @@ __all__ = [
     "binarize",
     "find",
     "fingerprint",
+    "graph",
     "load",
 ]
 
 
-EMBEDDED = ("digits", "shapes")
+EMBEDDED = ("digits", "shapes", "communities")
+KINDS = ("", "graphs")  # folders of $VAE_ZOO_DATA that names are looked up in
 SOURCES = {  # what `tools/build_data.py` makes, and of what
     "frey_faces": "github.com/jmtomczak/vae_vampprior",
     "sprites": "github.com/YingzhenLi/Sprites",
@@ -49,7 +51,7 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     Args:
         name: str or path: "digits", "shapes", a `.npz` file, a folder of images, the name of
             either in `$VAE_ZOO_DATA`, or an image data set of TensorFlow Datasets ("mnist"); the
-            first that exists, in this order.
+            first that exists, in this order. Or a graph: see `graph`.
         split: "train", "validation" or "test"; disjoint, together the whole set.
         seed: int, fixes the splits of a set that has none of its own.
         image_size: (height, width) or (height, width, channels), 1 or 3 channels, to which the
@@ -60,6 +62,7 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     Returns:
         (x, y): x uint8 (N, height, width, channels) in 0..255 (`Shapes` for "shapes"), y int32
         (N,), or None without labels. A folder has labels where it has two class folders or more.
+        Of a graph what `graphs.split` returns.
 
     Raises:
         ValueError: unknown name or split, or content that is not such images.
@@ -68,6 +71,8 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
     name, path = os.fspath(name), find(name)
+    if name == "communities" or (path and path.is_file() and graphs.holds_graph(path)):
+        return graphs.split(graph(name), split, seed)
     if name in EMBEDDED:
         x, y = (digits if name == "digits" else _shapes)(split, seed)
     elif path and path.is_dir() and image_size:
@@ -81,6 +86,15 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     if not len(x):
         raise ValueError(f"`name` must have images in every split. Received: {name=}, {split=}")
     return x, y
+
+
+def graph(name):
+    """A whole graph by its name, a `graphs.Graph`: "communities" (generated), a file as
+    `graphs.read` reads it, or the name of one in `$VAE_ZOO_DATA` or its folder `graphs`."""
+    path = find(name)
+    if not path and name != "communities":
+        raise ValueError(f"`name` must be a graph: communities, or a file. Received: {name!r}")
+    return graphs.read(path) if path else graphs.communities()
 
 
 def binarize(x, seed=777):
@@ -172,9 +186,9 @@ def find(name):
     name, root = os.fspath(name), os.environ.get("VAE_ZOO_DATA")
     paths = [pathlib.Path(name).expanduser()] if name else []
     if name and root:
-        paths += [pathlib.Path(root, name + ".npz"), pathlib.Path(root, name)]
+        paths += [pathlib.Path(root, kind, name + end) for kind in KINDS for end in (".npz", "")]
     for path in paths:
-        if path.is_dir() or (path.suffix.lower() == ".npz" and path.is_file()):
+        if path.is_dir() or (path.suffix.lower() in (".npz", *graphs.LISTS) and path.is_file()):
             return path
     if name in EMBEDDED:
         return None

@@ -21,6 +21,7 @@ from vae_zoo.lab.measure import mean, measure, number, spread, without_values
 from vae_zoo.models.gaussian_mixture import GaussianMixture
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
+from vae_zoo.models.links import LinkPrediction
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.parts import domains
 
@@ -147,6 +148,11 @@ def _(model: BaseVAE, found):
         | _mixture_quality(model, found)
         | _probes(model, found)
     )
+
+
+@beside.register
+def _(model: LinkPrediction, found):
+    return {}  # its features are no images, and its labels no classes
 
 
 @beside.register

@@ -6,15 +6,17 @@ import keras
 import numpy as np
 
 from vae_zoo.lab import plots
+from vae_zoo.lab.measure import held_out_links
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
+from vae_zoo.models.links import LinkPrediction
 from vae_zoo.models.real_nvp import RealNVP
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.parts import domains
 
 # Of all pictures that a run draws, `plots.curves` included.
 NAMES = ("curves", "samples", "samples_uniform", "reconstructions", "interpolations", "latents")
-NAMES += ("latent_grid", "code_maps", "groups", "fixed_top", "rates")
+NAMES += ("latent_grid", "code_maps", "groups", "fixed_top", "rates", "roc")
 CLASSES = 8  # columns of a sheet of samples by class
 
 
@@ -63,6 +65,15 @@ def _(model: BaseVAE, x, y, output, seed):
     yield from samples(model, output / "samples.png", seed)
     yield from between_and_again(model, x, y, output)
     yield from latent_space(model, x, y, output)
+
+
+@pictures.register
+def _(model: LinkPrediction, x, y, output, seed):
+    z = model.encode(x, y if model.condition is not None else None)[0]
+    yield plots.latent_scatter(z, None, output / "latents.png"), "latents of the nodes"
+    linked, scores = held_out_links(model, x, y if model.condition is not None else None)
+    if 0 < linked.sum() < len(linked):
+        yield plots.roc(linked, scores, output / "roc.png"), "held-out links told from other pairs"
 
 
 @pictures.register

@@ -21,7 +21,7 @@ from vae_zoo.lab.canvas import (
     sheet,
     tidy,
 )
-from vae_zoo.lab.charts import accuracies, parallel, rate_distortion, search
+from vae_zoo.lab.charts import accuracies, parallel, rate_distortion, roc, search
 from vae_zoo.lab.planes import density, steps
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "parallel",
     "rate_distortion",
     "reconstructions",
+    "roc",
     "samples",
     "search",
     "steps",

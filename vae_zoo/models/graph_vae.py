@@ -4,7 +4,7 @@ Kipf and Welling, "Variational Graph Auto-Encoders", NeurIPS workshop 2016, arXi
 Original code: github.com/tkipf/gae (MIT), read, not copied.
 Differs from the paper: the bound is over pairs i < j, without the diagonal; evaluation has the
 frequency of links as an offset, by which the bound and the probabilities are those of the graph and
-not of the balanced loss; the head of the variance is its logarithm, not that of the deviation.
+not of the balanced loss.
 """
 
 import keras
@@ -19,8 +19,9 @@ from vae_zoo.parts.posteriors import DiagonalGaussian
 class GraphVAE(LinkPrediction, BaseVAE):
     """loss = -E_q log p(A|Z) + beta KL(q(Z|X, A) || p(Z)),  q(z_i|X, A) = N(mean_i, var_i)  (eq. 3)
 
-    mean = A' relu(A' X W_0) W_mean, with A' = D^-1/2 (A + I) D^-1/2, and log var likewise; p(Z) is
-    N(0, I), and p(A|Z) `graphs.InnerProducts`, whose links weigh more while training.
+    mean = A' relu(A' X W_0) W_mean, with A' = D^-1/2 (A + I) D^-1/2, and the log of the deviation
+    likewise; p(Z) is N(0, I), and p(A|Z) `graphs.InnerProducts`, whose links weigh more while
+    training.
 
     A graph is one example; a batch holds graphs of as many nodes and rows, mostly one.
 
@@ -33,8 +34,8 @@ class GraphVAE(LinkPrediction, BaseVAE):
         beta, prior, free_bits: see `BaseVAE`.
         seed, skip_threshold: see `Trainable`.
 
-    Input: int (batch, pairs, 3), see `graphs.Graphs`; features as y, float (batch, nodes, features).
-    Output: float32 (batch, nodes, nodes), probabilities of links. Latent: (batch, nodes,
+    Input: int (batch, pairs, 3), see `graphs.Graphs`; features as y, float (batch, nodes,
+    features). Output: float32 (batch, nodes, nodes), probabilities of links. Latent: (batch, nodes,
     latent_dim).
     Logs: reconstruction (-E log p(A|Z) over pairs i < j), kl, elbo (nats per graph).
 
@@ -63,7 +64,7 @@ class GraphVAE(LinkPrediction, BaseVAE):
         name=None,
     ):
         domain, latents, of_features = self._set_sizes(nodes, features, hidden, latent_dim)
-        heads = ("mean", "log_var")
+        heads = ("mean", "log_deviation")
         sizes = (nodes, features, hidden, latent_dim, heads)
         super().__init__(
             domain,
@@ -83,8 +84,8 @@ class GraphVAE(LinkPrediction, BaseVAE):
         self.hidden, self.latent_dim = hidden, latent_dim
 
     def posterior(self, x, y=None, training=False):
-        mean, log_var = self.encoder(x, y)
-        return DiagonalGaussian(mean, keras.ops.clip(log_var, -20.0, 10.0))
+        mean, log_deviation = self.encoder(x, y)
+        return DiagonalGaussian(mean, keras.ops.clip(2.0 * log_deviation, -20.0, 10.0))
 
     def likelihood_parameters(self, z, y=None, training=False):
         return z
