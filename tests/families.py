@@ -24,12 +24,15 @@ from vae_zoo import (
     HierarchicalVAE,
     PixelCNN,
     RealNVP,
+    SketchDecoder,
+    SketchRNN,
     schedules,
 )
 from vae_zoo.domains import Symbols
 from vae_zoo.graphs import FILLER, Graphs
 from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
 from vae_zoo.priors import VampPrior
+from vae_zoo.strokes import Strokes
 
 # One small shape for nearly all of them: JAX compiles each operation once a shape. Two halvings
 # give 2×2, so convolutional decoders have two columns to crop.
@@ -120,6 +123,19 @@ def graphs(n=8):
     return x
 
 
+def sketches(n=8):
+    return Strokes(4).examples(n, np.random.default_rng(0))
+
+
+def sketch_rnn(**settings):
+    sizes = {"latent_dim": 2, "units": 4, "encoder_units": 3, "components": 2}
+    return lambda **kwargs: SketchRNN(4, **sizes, **settings, **kwargs)
+
+
+def sketch_decoder(**settings):
+    return lambda **kwargs: SketchDecoder(4, units=4, components=2, **settings, **kwargs)
+
+
 FAMILIES = {
     "autoencoder_dense": Family(
         lambda **kwargs: Autoencoder(SHAPE, latent_dim=2, hidden=(5,), **kwargs)
@@ -203,12 +219,25 @@ FAMILIES = {
         y=rows(6, 3),
         noisy=False,
     ),
+    "sketch_rnn": Family(sketch_rnn(), x=sketches()),
+    "sketch_rnn_normalized": Family(
+        sketch_rnn(normalized=True, dropout=0.2, free_bits=0.5), x=sketches()
+    ),
+    "sketch_decoder": Family(sketch_decoder(), x=sketches(), noisy=False),
+    "sketch_decoder_normalized": Family(
+        sketch_decoder(normalized=True, dropout=0.2), x=sketches()
+    ),
     "conv_colour": Family(conv(COLOUR, likelihood="discretized_logistic"), x=images(8, COLOUR)),
 }
 
 
 # Properties that are of one domain of x, and why others are exempt from them.
-EXEMPT = {"wrong_images": {Graphs: "tables of pairs, no images: see test_graph_vae.py"}}
+EXEMPT = {
+    "wrong_images": {
+        Graphs: "tables of pairs, no images: see test_graph_vae.py",
+        Strokes: "tables of strokes, no images: see test_sketch_rnn.py",
+    }
+}
 
 
 def exempt(model, what):

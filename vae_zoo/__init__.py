@@ -43,6 +43,8 @@ from vae_zoo.models.graph_vae import GraphVAE  # noqa: E402
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
 from vae_zoo.models.real_nvp import RealNVP  # noqa: E402
+from vae_zoo.models.sketch_decoder import SketchDecoder  # noqa: E402
+from vae_zoo.models.sketch_rnn import SketchRNN  # noqa: E402
 from vae_zoo.models.vae import VAE  # noqa: E402
 from vae_zoo.models.vq_vae import VQVAE  # noqa: E402
 from vae_zoo.models.vq_vae_2 import VQVAE2  # noqa: E402
@@ -51,7 +53,7 @@ from vae_zoo.zoo import load_model  # noqa: E402
 # Public modules by their short names, wherever they live; imported when they are first asked for.
 _WINGS = {
     "parts": ("distributions", "domains", "graphs", "layers", "likelihoods", "networks")
-    + ("posteriors", "priors", "quantizers", "schedules"),
+    + ("posteriors", "priors", "quantizers", "schedules", "strokes"),
     "lab": ("evaluate", "export", "metrics", "plots", "restoration", "runs")
     + ("transfer", "tuning"),
     "engine": ("distribute",),
@@ -108,6 +110,8 @@ __all__ = [
     "HierarchicalVAE",
     "PixelCNN",
     "RealNVP",
+    "SketchDecoder",
+    "SketchRNN",
     "VAE",
     "VQVAE",
     "VQVAE2",
