@@ -224,9 +224,7 @@ FAMILIES = {
         sketch_rnn(normalized=True, dropout=0.2, free_bits=0.5), x=sketches()
     ),
     "sketch_decoder": Family(sketch_decoder(), x=sketches(), noisy=False),
-    "sketch_decoder_normalized": Family(
-        sketch_decoder(normalized=True, dropout=0.2), x=sketches()
-    ),
+    "sketch_decoder_normalized": Family(sketch_decoder(normalized=True, dropout=0.2), x=sketches()),
     "conv_colour": Family(conv(COLOUR, likelihood="discretized_logistic"), x=images(8, COLOUR)),
 }
 

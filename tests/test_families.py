@@ -480,9 +480,9 @@ ROOMS = {
     ),
     "lab": (
         {"__init__"},
-        {"metrics", "canvas", "checkpoint", "transfer", "export", "console", "spaces"},
+        {"metrics", "svg", "canvas", "checkpoint", "transfer", "export", "console", "spaces"},
         {"operators", "shrinkage"},
-        {"charts", "planes", "callbacks", "measure", "restoration"},
+        {"charts", "planes", "chains", "callbacks", "measure", "restoration"},
         {"plots", "evaluate", "descent"},
         {"pictures"},
         {"output"},

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import vae_zoo
+from vae_zoo.strokes import Strokes
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 CLASSES = [
@@ -62,7 +63,11 @@ def test_the_example_of_each_class(family):
         shape = (*shape, 1)
     examples = np.random.default_rng(0).random((300, *shape))
     names = {family.__name__: family, "points": examples, "patches": examples}
-    names |= {"keras": keras, "np": np}
+    names |= {
+        "keras": keras,
+        "np": np,
+        "sketches": Strokes(24).examples(4, np.random.default_rng(0)),
+    }
     names["images"] = examples[:8]
     exec(code, names)
     last = names[code.strip().splitlines()[-1].split()[0]]

@@ -54,7 +54,7 @@ from vae_zoo.zoo import load_model  # noqa: E402
 _WINGS = {
     "parts": ("distributions", "domains", "graphs", "layers", "likelihoods", "networks")
     + ("posteriors", "priors", "quantizers", "schedules", "strokes"),
-    "lab": ("evaluate", "export", "metrics", "plots", "restoration", "runs")
+    "lab": ("chains", "evaluate", "export", "metrics", "plots", "restoration", "runs")
     + ("transfer", "tuning"),
     "engine": ("distribute",),
     "data": ("folders", "patches"),

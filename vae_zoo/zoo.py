@@ -24,6 +24,7 @@ from vae_zoo.engine.trainable import Trainable
 from vae_zoo.models.gaussian_mixture import GaussianMixture
 from vae_zoo.models.kinds import Density, LatentModel, given
 from vae_zoo.models.links import LinkPrediction
+from vae_zoo.models.sketch_rnn import SketchRNN
 
 # Beside the package in a checkout, inside of it where a wheel was installed.
 FOLDERS = [pathlib.Path(__file__).parents[i] / "saved_models" for i in (0, 1)]
@@ -180,6 +181,13 @@ def _(model: LinkPrediction, x=None, y=None):  # one graph, of whose pairs those
     made = model.link_probability(x, x[0, :, 0], x[0, :, 1], y)[None]
     latent, loss = model.encode(x, **labels), _loss(model, x, labels)
     return {"version": 2, "x": x, **labels, "latent": latent, "reconstruction": made, "loss": loss}
+
+
+@golden.register
+def _(model: SketchRNN, x=None, y=None):  # each row of what was before it: a drawing would branch
+    x = model.domain.examples(4, np.random.default_rng(0)) if x is None else x
+    made, loss = ops.convert_to_numpy(model(x)), _loss(model, x, {})
+    return {"version": 2, "x": x, "latent": model.encode(x), "reconstruction": made, "loss": loss}
 
 
 @golden.register

@@ -1,14 +1,13 @@
 """Every data set by name: embedded ones, `.npz` files, folders of images, TensorFlow Datasets.
 
 `load(name, split)` returns uint8 images and integer labels, a graph or sketches. Files are named,
-not located: `$VAE_ZOO_DATA` is where names are looked up, `$TFDS_DATA_DIR` holds sets that TensorFlow
-Datasets has prepared, and `$VAE_ZOO_CACHE` (`~/.cache/vae_zoo`) keeps what was read from there, so
-that JAX and PyTorch train on it without TensorFlow.
+not located: `$VAE_ZOO_DATA` is where names are looked up, `$TFDS_DATA_DIR` holds sets that
+TensorFlow Datasets has prepared, and `$VAE_ZOO_CACHE` (`~/.cache/vae_zoo`) keeps what was read from
+there, so that JAX and PyTorch train on it without TensorFlow.
 """
 
 import hashlib
 import os
-import pathlib
 import warnings
 import zipfile
 import zlib

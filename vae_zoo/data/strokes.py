@@ -130,11 +130,13 @@ def _pickled(archive, name):
     with archive.open(f"{name}.npy") as file:
         content = io.BytesIO(file.read())
     version = np.lib.format.read_magic(content)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
-        np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else (np.lib.format.read_array_header_2_0)
     )
     _, _, dtype = read(content)
-    if dtype != object:
+    if not dtype.hasobject:
         content.seek(0)
         return list(np.lib.format.read_array(content))
     return list(_ArraysOnly(content, encoding="latin1").load())

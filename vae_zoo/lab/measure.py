@@ -20,6 +20,8 @@ from vae_zoo.models.graph_vae import GraphVAE
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
 from vae_zoo.models.links import LinkPrediction
+from vae_zoo.models.sketch_decoder import SketchDecoder
+from vae_zoo.models.sketch_rnn import SketchRNN
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.parts import domains, graphs
 from vae_zoo.parts.likelihoods import DiscretizedLogistic
@@ -86,9 +88,10 @@ def measure(
 
     Returns:
         dict, name -> number: elbo, rate, distortion, nll_iw<k> (nats); bits_per_dim for 8-bit
-        likelihoods; active_units; relative_mse, psnr; of graphs link_auc, link_ap. Of codes instead
-        of active_units: codes_used, perplexity and, of a VQ-VAE, bits_per_code, of training images
-        too. Of an exact density: nll. Of any other model the terms that its objective logs.
+        likelihoods; active_units; relative_mse, psnr; of graphs link_auc, link_ap; of sketches
+        l_r and nll_per_point. Of codes instead of active_units: codes_used, perplexity and, of a
+        VQ-VAE, bits_per_code, of training images too. Of an exact density: nll. Of any other model
+        the terms that its objective logs.
     """
     how = How(num_samples, num_images, elbo_samples, x_train, progress)
     numbers = numbers_of(model, np.asarray(x[:]), None if y is None else np.asarray(y), how)
@@ -166,6 +169,32 @@ def _(model: GraphVAE, x, y, how):
     protocol = f"mean of {how.elbo_samples} samples, over all pairs i < j of the graph"
     numbers["elbo"]["protocol"] = protocol
     return numbers | numbers_of.dispatch(LinkPrediction)(model, x, y, how)
+
+
+@numbers_of.register
+def _(model: SketchDecoder, x, y, how):
+    nll = -model.log_likelihood(x)
+    return {"nll": mean(nll, "nats", f"exact, {len(x):,} sketches")} | by_points(x, nll, "")
+
+
+@numbers_of.register
+def _(model: SketchRNN, x, y, how):
+    numbers = _bounds(model, x, y, how)
+    distortion, rate = (numbers[name]["values"] for name in ("distortion", "rate"))
+    of_rate = "KL(q(z|x) || p(z)) / N_max, which l_r leaves out"
+    numbers |= by_points(x, distortion, " given z")
+    numbers["l_kl"] = mean(rate / (x.shape[1] - 1), "nats", of_rate)
+    return numbers | latent_use(model, x)
+
+
+def by_points(x, nll, given=""):
+    """Of sketches (n, rows, 5) and their nats (n,): `l_r`, the sum divided by N_max, and what a point costs."""
+    points = x.shape[1] - 1
+    each = nll / (np.sum(x[..., 4] < 0.5, axis=1) + 1)
+    return {
+        "l_r": mean(nll / points, "nats", f"-log p(x{given}) / N_max, N_max = {points}"),
+        "nll_per_point": mean(each, "nats", f"-log p(x{given}) / rows, the end counted"),
+    }
 
 
 def held_out_links(model, x, y=None):

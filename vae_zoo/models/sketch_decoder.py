@@ -7,7 +7,6 @@ copied. Differs from the paper as `sketch_rnn.py` does.
 
 import keras
 import numpy as np
-from keras import ops
 
 from vae_zoo.models.drawing import Drawing
 from vae_zoo.models.kinds import Density
@@ -56,7 +55,11 @@ class SketchDecoder(Drawing, Density):
         name=None,
     ):
         super().__init__(
-            strokes.Strokes(points), seed=seed, skip_threshold=skip_threshold, dtype=dtype, name=name
+            strokes.Strokes(points),
+            seed=seed,
+            skip_threshold=skip_threshold,
+            dtype=dtype,
+            name=name,
         )
         self.likelihood = strokes.StrokeMixture(components)
         size = self.likelihood.num_parameters()

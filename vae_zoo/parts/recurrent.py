@@ -13,7 +13,8 @@ from vae_zoo.parts.layers import check_sizes
 
 @keras.saving.register_keras_serializable("vae_zoo")
 class LSTM(layers.Layer):
-    """i, f, g, o = x W + h U + b;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
+    """i, f, g, o = x W + h U + b
+    c' = sigmoid(f) c + sigmoid(i) tanh(g),  h' = sigmoid(o) tanh(c')
 
     Args:
         inputs, units: ints.
@@ -53,14 +54,12 @@ class LSTM(layers.Layer):
         seen = _normalized(c) * 10.0 * self.gains[4] + self.shift if self.normalized else c
         return ops.sigmoid(o) * ops.tanh(seen), c
 
-    def call(self, x, h=None, c=None, lengths=None, draw=None):
+    def call(self, x, h=None, c=None, draw=None):
         """h of all rows: (batch, rows, units).
 
         Args:
             x: float32 (batch, rows, inputs).
             h, c: float32 (batch, units) before the first row; None for zeros.
-            lengths: None, or int (batch,): what comes after as many rows of a sequence is without
-                meaning.
             draw: function of a shape and "uniform", the noise of dropout; None for no dropout.
         """
         batch, rows = ops.shape(x)[:2]
@@ -68,7 +67,7 @@ class LSTM(layers.Layer):
         dropping = draw is not None and self.rate > 0
         if recurrence.FUSED and not self.normalized and not dropping:
             weights = (ops.convert_to_tensor(w) for w in (self.kernel, self.recurrent, self.bias))
-            return recurrence.fused_lstm(x, h, c, *weights, lengths)
+            return recurrence.fused_lstm(x, h, c, *weights)
         xs = [ops.swapaxes(ops.matmul(x, self.kernel), 0, 1)]
         if dropping:
             kept = draw((rows, batch, self.units), "uniform") >= self.rate

@@ -160,8 +160,8 @@ class StrokeMixture(Likelihood):
         return offsets * point, ops.sum(pen * x[..., 2:], axis=-1) * counts
 
     def split(self, parameters):
-        """log Pi (..., M), mu (..., M, 2), log sigma (..., M, 2), rho (..., M), log q (..., 3), of a
-        decoder's output (eq. 5, 6)."""
+        """Of a decoder's output (eq. 5, 6): log Pi (..., M), mu and log sigma (..., M, 2), rho
+        (..., M), log q (..., 3)."""
         m = self.components
         lead = tuple(ops.shape(parameters)[:-1])
         means, log_scales = (
@@ -252,7 +252,7 @@ class StrokeEncoder(layers.Layer):
     def call(self, x, draw=None):
         n = lengths(x)
         both = [
-            last(cell(sequence, lengths=n, draw=draw), n)
+            last(cell(sequence, draw=draw), n)
             for cell, sequence in ((self.forwards, x), (self.backwards, reversed_rows(x, n)))
         ]
         return ops.split(self.heads(ops.concatenate(both, axis=-1)), 2, axis=-1)
@@ -297,7 +297,7 @@ class StrokeDecoder(layers.Layer):
         if z is not None:
             before = ops.concatenate([before, ops.repeat(z[:, None], rows, axis=1)], axis=-1)
         h, c = self.state(z, batch)
-        return self.output_layer(self.cell(before, h, c, lengths=lengths(x) + 1, draw=draw))
+        return self.output_layer(self.cell(before, h, c, draw=draw))
 
     def generate(self, likelihood, draw, begun, kept, temperature, z=None):
         """Sketches, row by row; a scan.
