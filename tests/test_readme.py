@@ -63,11 +63,8 @@ def test_the_example_of_each_class(family):
         shape = (*shape, 1)
     examples = np.random.default_rng(0).random((300, *shape))
     names = {family.__name__: family, "points": examples, "patches": examples}
-    names |= {
-        "keras": keras,
-        "np": np,
-        "sketches": Strokes(24).examples(4, np.random.default_rng(0)),
-    }
+    sketches = Strokes(24).examples(4, np.random.default_rng(0))
+    names |= {"keras": keras, "np": np, "sketches": sketches}
     names["images"] = examples[:8]
     exec(code, names)
     last = names[code.strip().splitlines()[-1].split()[0]]

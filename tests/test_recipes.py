@@ -125,7 +125,9 @@ def test_the_sketch_recipe_draws_and_fits_markov_chains(conditional, run, tmp_pa
     printed = run("sketch_rnn", "--epochs", 1, "--output", output, *sizes, *kind)
     assert "scribbles: 1,000, 100, 100 sketches, 24 points" in printed
     pictures = {"curves", "samples", "completions"}
-    pictures |= {"reconstructions", "interpolations", "latents"} if conditional else set()
+    pictures |= (
+        {"reconstructions", "interpolations", "latents", "latent_grid"} if conditional else set()
+    )
     assert {path.stem for path in output.glob("*.png")} == pictures
     (svg,) = output.glob("*.svg")
     assert svg.read_text().count("<polyline") > 20

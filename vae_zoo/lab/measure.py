@@ -188,7 +188,8 @@ def _(model: SketchRNN, x, y, how):
 
 
 def by_points(x, nll, given=""):
-    """Of sketches (n, rows, 5) and their nats (n,): `l_r`, the sum divided by N_max, and what a point costs."""
+    """Of sketches (n, rows, 5) and their nats (n,): `l_r`, the sum divided by N_max, and what a row
+    costs; a dict, name -> number."""
     points = x.shape[1] - 1
     each = nll / (np.sum(x[..., 4] < 0.5, axis=1) + 1)
     return {
