@@ -66,7 +66,7 @@ def test_probabilities_of_all_graphs_sum_to_one():
 
 
 def test_a_link_weighs_as_much_as_what_it_stands_against(monkeypatch):
-    """The cost of the original code, pos_weight and norm, over pairs i < j."""
+    """The cost of the original code, pos_weight and norm: pairs i < j, and half the diagonal."""
     monkeypatch.setattr(graphs, "BLOCK", 4)  # several, the last one smaller
     x, z = FAMILIES["graph_vae"].x, np.random.default_rng(0).normal(size=(3, 8, 6, 2))
     z = ops.convert_to_tensor(z.astype("float32"))
@@ -75,9 +75,10 @@ def test_a_link_weighs_as_much_as_what_it_stands_against(monkeypatch):
     for k, table in enumerate(x):
         a = adjacency(table, 6, (graphs.SEEN, graphs.HELD_OUT))[upper]
         p = 1 / (1 + np.exp(-(array(z)[:, k] @ np.swapaxes(array(z)[:, k], 1, 2))))
-        p = p[:, upper[0], upper[1]]
+        itself, p = np.diagonal(p, axis1=1, axis2=2), p[:, upper[0], upper[1]]
         weight, norm = (15 - a.sum()) / a.sum(), 15 / (15 - a.sum()) / 2
         cost = norm * np.mean(-weight * a * np.log(p) - (1 - a) * np.log(1 - p), axis=-1)
+        cost = cost - norm * weight * np.log(itself).sum(axis=1) / 2 / 15
         np.testing.assert_allclose(found[:, k], -2 * 15 * cost, rtol=1e-4)
 
 

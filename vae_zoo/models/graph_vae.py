@@ -2,7 +2,7 @@
 
 Kipf and Welling, "Variational Graph Auto-Encoders", NeurIPS workshop 2016, arXiv:1611.07308.
 Original code: github.com/tkipf/gae (MIT), read, not copied.
-Differs from the paper: the bound is over pairs i < j, without the diagonal; evaluation has the
+Differs from the paper: the bound is over pairs i < j; evaluation has no diagonal, and has the
 frequency of links as an offset, by which the bound and the probabilities are those of the graph and
 not of the balanced loss.
 """

@@ -185,7 +185,8 @@ class InnerProducts(Likelihood):
 
         pairs / (pairs without) sum w A_ij log p_ij + (1 - A_ij) log(1 - p_ij),  offset 0
 
-    which are the weights of the paper's code, times the number of pairs. Such a decoder says of a
+    which are the weights of the paper's code, times the number of pairs. As there each node is
+    linked to itself too, and counts half: it adds w / 2 log p_ii. Such a decoder says of a
     link how likely it is where links are as frequent as their absence. The offset -log w, of the
     frequency found in training, makes of this what it is in the graph: the honest bound has it.
 
@@ -228,7 +229,9 @@ class InnerProducts(Likelihood):
         others = ops.maximum(pairs - links, 1.0)
         weight = (others / ops.maximum(links, 1.0))[:, None]
         of_links = linked * (weight * ops.softplus(-scores) - ops.softplus(scores))
-        return -pairs / others * (everywhere + ops.sum(of_links, axis=-1))
+        of_itself = 0.5 * weight * ops.softplus(-ops.sum(ops.square(z), axis=-1))
+        costs = everywhere + ops.sum(of_links, axis=-1) + ops.sum(of_itself, axis=-1)
+        return -pairs / others * costs
 
     def error(self, x, parameters):
         """The frequency of links among all pairs: (batch,)."""
