@@ -40,7 +40,7 @@ def fine_tune(
 
     Args:
         images: folder of images (PNG, JPEG, WebP, GIF, TIFF …), at any depth, of any size, or its
-            name in $VAE_ZOO_DATA
+            name in $VAE_ZOO_DATA; of a conditional checkpoint with a folder for each class
         checkpoint: the name of an entry of the zoo, a folder with model.keras in it (a run), or a
             .keras file
         image_size: height,width or height,width,channels to build new input and output layers for;
@@ -73,9 +73,14 @@ def fine_tune(
     # === Images, in the shape that the model takes ===
     shape = tuple(image_size or old.shape)
     shape = shape if len(shape) == 3 else (*shape, old.shape[-1])
-    train, validation, test, skipped = folders.stream(
-        data.find(images) or images, shape, output, seed, cli.progress("reading images")
-    )
+    found, classes = data.find(images) or images, None
+    if old.condition is not None:
+        classes, _ = folders.classes_of(found)
+        print(f"Labels: {', '.join(f'{i} {name}' for i, name in enumerate(classes))}")
+    bar = cli.progress("reading images")
+    *parts, skipped = folders.stream(found, shape, output, seed, bar, labelled=bool(classes))
+    parts = parts if classes else [(x, None) for x in parts]
+    (train, y_train), (validation, y_validation), (test, y_test) = parts
     counts = f"{len(train):,} train, {len(validation):,} validation, {len(test):,} test"
     print(f"{images}: {counts} {shape} images")
     (output / "skipped.json").unlink(missing_ok=True)
@@ -88,6 +93,7 @@ def fine_tune(
     # === The model: the checkpoint's weights, wherever they fit ===
     fitting = transfer.fits(old.likelihood, train[:500])
     changed = {"shape": shape, "likelihood": None if fitting else likelihood}
+    changed["condition"] = len(classes) if classes else None
     model, new = transfer.adapted(old, **changed)
     if new:
         print(f"New weights: {', '.join(variable.path for variable in new)}")
@@ -100,14 +106,16 @@ def fine_tune(
     # The validation images choose, the test images are what is reported.
     bits = model.likelihood.binary
     held_out, tested = (data.binarize(x) if bits else x for x in (validation, test))
+    held_out, tested = (held_out, y_validation), (tested, y_test)
     before, first = _elbo(model, held_out), model.get_weights()
     numbers = {"elbo_before": _number(model, tested, "new head" if new else "the checkpoint")}
-    shown = np.asarray(tested[:10])
+    shown = np.asarray(tested[0][:10])
     pictures = {"original": shown / 255.0}
+    shown = (shown, y_test[:10]) if classes else shown
     pictures["new head" if new else "before"] = model.predict(shown, verbose=0)
 
     # === Training, and keeping the better ===
-    parts = (train, None), (held_out, None)
+    parts = (train, y_train), held_out
     options = {**settings, "augment": folders.augmented if augment else None}
     history = runs.fit(model, *parts, **options)
     after = _elbo(model, held_out)
@@ -146,14 +154,15 @@ def fine_tune(
         print(f"The better model is {name}: {kind}, ahead by {abs(gap):,.1f} nats")
         what = f"{kind}, ahead by {abs(gap):,.1f} nats on the validation images"
         numbers["better"] = {"value": str(name.relative_to(output)), "unit": "", "protocol": what}
-    return _report(best, saved, numbers, pictures, history, settings, output)
+    return _report(best, saved, numbers, pictures, history, settings, classes, output)
 
 
-def _report(model, saved, numbers, pictures, history, settings, output):
+def _report(model, saved, numbers, pictures, history, settings, classes, output):
     cli.write_json(output / "numbers.json", numbers)
     config = {"command": cli.command(), "settings": settings, "backend": keras.backend.backend()}
-    cli.write_json(output / "config.json", config)
-    new = model.sample(64, seed=settings["seed"])
+    cli.write_json(output / "config.json", {**config, **({"classes": classes} if classes else {})})
+    y = np.arange(64) % len(classes) if classes else None
+    new = model.sample(64, seed=settings["seed"], y=y)
     rows = np.stack([np.asarray(x, "float32") for x in pictures.values()], axis=1)
     files = [
         *saved.items(),
@@ -171,11 +180,11 @@ def _report(model, saved, numbers, pictures, history, settings, output):
 
 
 def _elbo(model, held_out):
-    return model.evaluate(held_out, batch_size=128, verbose=0, return_dict=True)["elbo"]
+    return model.evaluate(*held_out, batch_size=128, verbose=0, return_dict=True)["elbo"]
 
 
 def _number(model, tested, what):
-    number = measure(model, np.asarray(tested), num_samples=0)["elbo"]
+    number = measure(model, np.asarray(tested[0]), tested[1], num_samples=0)["elbo"]
     return {**number, "protocol": f"{what}: {number['protocol']} that chose nothing"}
 
 

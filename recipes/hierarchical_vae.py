@@ -32,6 +32,7 @@ def hierarchical_vae(
     warmup_epochs=20,
     free_bits=0.0,
     balance=False,
+    num_samples: int = None,
     prior_kind="normal",
     prior_couplings=8,
     prior_units=64,
@@ -68,6 +69,8 @@ def hierarchical_vae(
         warmup_epochs: epochs in which the weight of the KL rises from 0
         free_bits: nats of each group that cost nothing while training
         balance: weigh the KL of the groups against each other during the warm-up
+        num_samples: k of the importance-weighted bound (IWAE) to train on, with no KL to weigh;
+            the ELBO is trained on if left out
         prior_kind: of the top group: normal; flow, a RealNVP trained jointly; mixture of Gaussians,
             fitted to the trained model
         prior_couplings: steps of the flow
@@ -93,6 +96,11 @@ def hierarchical_vae(
             "--latents and --widths must have a number for each scale, --groups one or as many. "
             f"Received: {len(latents)}, {len(widths)} and {len(groups)} numbers"
         )
+    if num_samples and (beta != 1 or warmup_epochs):
+        raise ValueError(
+            "--num-samples takes --beta 1 --warmup-epochs 0: its bound has no KL to weigh. "
+            f"Received: {beta} and {warmup_epochs}"
+        )
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 
@@ -115,6 +123,7 @@ def hierarchical_vae(
         beta=schedules.warm_up(warmup_epochs * steps_per_epoch, beta),
         free_bits=free_bits,
         balance=balance,
+        num_samples=num_samples,
         prior=prior,
         skip_threshold=skip_threshold,
         seed=seed,

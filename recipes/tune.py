@@ -18,7 +18,7 @@ import shutil
 import numpy as np
 
 from vae_zoo import cli, plots, runs, tuning
-from vae_zoo.evaluate import measure
+from vae_zoo.evaluate import labels_of, measure
 
 # isort: split
 # After the package, which says in one line what is missing.
@@ -43,12 +43,14 @@ def tune(
     """Search the hyperparameters of a family, and keep the best model.
 
     Args:
-        family: autoencoder, dense_vae, conv_vae, hierarchical_vae, vq_vae, vq_vae_2 or pixel_cnn
+        family: autoencoder, dense_vae, conv_vae, iwae, conditional_vae, hierarchical_vae, vq_vae,
+            vq_vae_2 or pixel_cnn
         dataset: digits, shapes, mnist or any image set of TensorFlow Datasets, a .npz, a folder
         image_size: height,width (or height,width,channels) that images are brought to; as they are
             if left out
-        objective: val_elbo (β stays 1), val_loss, cnn_fid (Fréchet distance of the features of the
-            zoo's classifier) or rate_at_distortion; the family's bound or loss if left out
+        objective: val_elbo (β stays 1), val_iwae, val_loss, cnn_fid (Fréchet distance of the
+            features of the zoo's classifier) or rate_at_distortion; the family's bound or loss if
+            left out
         target_distortion: nats, for the objective rate_at_distortion
         likelihood: of the family's; the recipe's default if left out
         tuner: random, bayesian or hyperband
@@ -64,6 +66,7 @@ def tune(
     path, free = output / "search.json", ("trials", "output", "overwrite")
     same = {k: v for k, v in settings.items() if k not in free and v is not None}
     same = json.loads(json.dumps(same))
+    runs.hold(output)
     if not path.exists():
         runs.claim(settings)
     elif overwrite:
@@ -113,7 +116,7 @@ def tune(
     model = found.load_model(found.oracle.get_trial(best["trial"]))
     model.save(output / "best" / "model.keras")
     x = np.asarray(search.test[0][:])
-    numbers = measure(model, x, None, num_samples=100)
+    numbers = measure(model, x, labels_of(model, search.test[1]), num_samples=100)
     card = {
         "class": type(model).__name__,
         "command": cli.command(),

@@ -12,12 +12,16 @@ import numpy as np
 from keras import layers
 
 from vae_zoo import (
+    IWAE,
     VAE,
     VQVAE,
     VQVAE2,
     Autoencoder,
+    BetaTCVAE,
+    ConditionalVAE,
     ConvVAE,
     DenseVAE,
+    FactorVAE,
     GaussianMixture,
     GraphAutoencoder,
     GraphVAE,
@@ -65,6 +69,17 @@ def dense(**settings):
         **{key: v() if callable(v) else v for key, v in settings.items()},
         **kwargs,
     )
+
+
+def iwae(**settings):
+    settings = {"latent_dim": 2, "hidden": (5,), "num_samples": 3, **settings}
+    return lambda **kwargs: IWAE(SHAPE, **settings, **kwargs)
+
+
+def conditional(condition=3, **settings):
+    sizes = {"latent_dim": 2, "hidden": (5,), "filters": (3, 4), "units": 5, "label_dim": 4}
+    settings = {**sizes, **settings}
+    return lambda **kwargs: ConditionalVAE(SHAPE, condition, **settings, **kwargs)
 
 
 def conv(shape=SHAPE, cls=ConvVAE, **settings):
@@ -154,8 +169,23 @@ FAMILIES = {
     "dense_mixture_prior": Family(dense(prior=mixture)),
     "dense_flow_prior": Family(dense(prior=lambda: flow(seed=1), num_samples=2)),
     "dense_vamp_prior": Family(dense(prior=lambda: VampPrior(SHAPE, 3))),
+    "iwae": Family(iwae()),
+    "iwae_plain_gradient": Family(iwae(doubly_reparametrized=False)),
+    "iwae_gaussian": Family(iwae(likelihood="gaussian")),
+    "conditional_dense": Family(conditional(prior="learned", num_samples=2), y=np.arange(8) % 3),
+    "conditional_conv": Family(conditional(network="conv", blocks=1), y=np.arange(8) % 3),
+    "conditional_image": Family(
+        conditional("image", prior="learned", activation="relu"), y=images(8, SHAPE, seed=2)
+    ),
     "conv_flat": Family(conv(activation="gated")),
     "conv_grid": Family(conv(latent_grid=True, blocks=1)),
+    "beta_tc_vae": Family(conv(cls=BetaTCVAE, dataset_size=8)),
+    "beta_tc_vae_weighted": Family(
+        conv(
+            cls=BetaTCVAE, dataset_size=20, beta_tc=3.0, sampling="weighted", likelihood="gaussian"
+        )
+    ),
+    "factor_vae": Family(conv(cls=FactorVAE, gamma=3.0, discriminator_units=(6, 5))),
     "ladder_dense": Family(ladder(balance=True, beta=lambda: schedules.Sigmoid(2, 1.0, beta=0.9))),
     "ladder_conv": Family(ladder(network="conv", groups=(2, 1), free_bits=0.3)),
     "ladder_colour": Family(
@@ -163,6 +193,7 @@ FAMILIES = {
         x=images(8, COLOUR),
     ),
     "ladder_flow_prior": Family(ladder(prior=lambda: flow(seed=1))),
+    "ladder_importance": Family(ladder(num_samples=3)),
     "vq_vae": Family(vq(), noisy=False),
     "vq_vae_averaged": Family(vq(averaged=True, cosine=True, likelihood="bernoulli")),
     "vq_vae_scalars": Family(vq(levels=(16, 15), activation="tanh"), noisy=False),

@@ -80,6 +80,14 @@ MODELS = {
         beta=vae_zoo.schedules.warm_up(40),
         seed=5,
     ),
+    "iwae": lambda: vae_zoo.IWAE(SHAPE, 3, (16,), num_samples=3, seed=5),
+    "conditional_vae": lambda: vae_zoo.ConditionalVAE(
+        SHAPE, 3, "dense", 3, (16,), label_dim=4, prior="learned", seed=5
+    ),
+    "beta_tc_vae": lambda: vae_zoo.BetaTCVAE(SHAPE, 2, (3,), 5, dataset_size=N, seed=5),
+    "factor_vae": lambda: vae_zoo.FactorVAE(
+        SHAPE, 2, (3,), 5, gamma=3.0, discriminator_units=(6,), seed=5
+    ),
     "vq_vae": lambda: vae_zoo.VQVAE(
         SHAPE, 8, 4, (6,), averaged=True, restart=0.5, likelihood="gaussian", seed=5
     ),
@@ -88,7 +96,11 @@ CASES = {  # name: (model, epochs of three steps, settings of the optimizer, pre
     "dense_vae": ("dense_vae", 17, {}, "float32"),
     "flow_vae": ("flow_vae", 4, {}, "float32"),
     "hierarchical_vae": ("hierarchical_vae", 17, {}, "float32"),
+    "iwae": ("iwae", 2, {}, "float32"),
+    "conditional_vae": ("conditional_vae", 2, {}, "float32"),
     "vq_vae": ("vq_vae", 4, {}, "float32"),
+    "total_correlation": ("beta_tc_vae", 3, {}, "float32"),
+    "players": ("factor_vae", 3, {}, "float32"),
     "weights": ("dense_vae", 3, {"global_clipnorm": 0.5, "use_ema": True}, "float32"),
     "skipping": ("guarded_vae", 9, {}, "float32"),
     "two_rates": ("dense_vae", 3, {}, "float32"),
@@ -122,27 +134,32 @@ def train(case):
     if case == "vq_vae":
         model.start_codebook(x)
     seen = x
+    if case == "conditional_vae":
+        y = np.arange(N) % 3
     if case == "skipping":
         seen = x / np.float32(255)
         seen[BATCH + 5] = np.nan  # in the second of three batches, on one of two devices
     if case == "weights":
         y = np.zeros(N, "int32")
         weights = np.random.default_rng(1).integers(0, 3, N).astype("float32")
+    whole = case in MODELS  # in the others it is training that is special
     history = model.fit(
         *(seen, y, BATCH, epochs),
         verbose=0,
         shuffle=False,
         sample_weight=weights,
-        validation_data=(images(1),),
+        validation_data=(images(1), y) if whole else None,
     ).history
     found = {f"history/{key}": np.float64(value) for key, value in history.items()}
-    if case in MODELS:  # in the others it is training that is special
-        found["history/evaluated"] = np.float64(model.evaluate(x, verbose=0))
-        found["reconstructions"] = model.predict(x[:5], verbose=0)
+    if whole:
+        found["history/evaluated"] = np.float64(model.evaluate(x, y, verbose=0))
+        some = (x[:7], None if y is None else y[:7])
+        pair = some[0] if y is None else some
+        found["reconstructions"] = model.predict(pair, verbose=0)
         if case == "vq_vae":
             found["codes"] = model.encode(x)
         else:  # 7 images, 2 at a time on each device
-            found["log_likelihood"] = model.log_likelihood(x[:7], num_samples=60, batch_size=2)
+            found["log_likelihood"] = model.log_likelihood(*some, num_samples=60, batch_size=2)
     parts = {"weights": model.weights, "slots": model.optimizer.variables}
     for part, variables in parts.items():
         arrays = [ops.convert_to_numpy(v).ravel().astype("float64") for v in variables]

@@ -1,5 +1,6 @@
 """What a user passes is checked at every entrance, by whatever way it comes."""
 
+import gc
 import importlib.util
 import pathlib
 
@@ -10,6 +11,7 @@ from keras import ops
 
 import vae_zoo
 from vae_zoo import data
+from vae_zoo.engine import noise
 
 SHAPE = (4, 4, 1)
 X = np.random.default_rng(0).integers(0, 256, (8, *SHAPE)).astype("float32")  # 0..255, as floats
@@ -173,6 +175,60 @@ def test_nan_never_becomes_a_bit():
     # Of a stream the first batch is looked at; a later one is skipped, and counted.
     logs = model("bits").fit(data.Batches(x[::-1], batch_size=4, shuffle=False), verbose=0).history
     assert logs["skipped"] == [1] and np.isfinite(logs["loss"]).all()
+
+
+@pytest.mark.parametrize("kind", ["dense", "bits", "codes"])
+def test_nan_is_seen_once_whatever_the_likelihood(kind):
+    x = np.repeat(GOOD, 2, axis=0)
+    x[-1, 0, 0, 0] = np.nan
+    for use in ("evaluate", "encode", "predict", "log_likelihood", "reconstruct"):
+        with pytest.raises(ValueError, match="NaN in it"):
+            getattr(model(kind), use)(x)
+    stream = data.Batches(x, batch_size=4, shuffle=False)
+    logs = model(kind).fit(stream, verbose=0).history  # and of a stream a step is skipped
+    assert logs["skipped"] == [1] and np.isfinite(logs["loss"]).all()
+
+
+def test_numbers_that_make_no_sense_are_one_line():
+    for wrong in (-1, 0, 1.5, True, "two", None):
+        for made in (model(), model("codes"), vae_zoo.RealNVP((2,), 2, 3)):
+            with pytest.raises(
+                ValueError, match=f"`n` must be a positive int. Received: n={wrong!r}"
+            ):
+                made.sample(wrong)
+    with pytest.raises(ValueError, match="At least one example is needed"):
+        model().log_likelihood(GOOD[:0])
+    rates = [np.nan, np.inf, -1.0, keras.optimizers.schedules.CosineDecay(np.nan, 5)]
+    for rate in rates:
+        scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(rate))
+        for optimizer in (keras.optimizers.Adam(rate), scaled):
+            with pytest.raises(ValueError, match="learning rate must be finite, 0 or more"):
+                vae_zoo.DenseVAE(SHAPE, 2, (4,)).compile(optimizer)
+
+
+def test_samples_leave_nothing_behind():
+    made = vae_zoo.DenseVAE(SHAPE, 2, (4,), seed=0)
+    first = made.sample(2, seed=5)
+
+    def variables():
+        return sum(issubclass(type(found), keras.Variable) for found in gc.get_objects())
+
+    before = variables()
+    for _ in range(20):
+        again = made.sample(2, seed=5)
+    assert variables() == before
+    np.testing.assert_array_equal(first, again)
+    for seed in range(80):  # one function a seed would be too many
+        made.sample(2, seed=seed)
+    assert len(made._compiled_functions) < 5
+
+
+def test_passing_noise_is_that_of_a_generator():
+    for seed in (0, 7):
+        kept, passing = noise.noise_source(seed), noise.passing_noise(seed)
+        for _ in range(3):
+            one, other = (keras.random.normal((3,), seed=source) for source in (kept, passing))
+            np.testing.assert_array_equal(*map(ops.convert_to_numpy, (one, other)))
 
 
 def test_labels_are_checked_as_data_are():

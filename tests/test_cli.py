@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -273,12 +275,43 @@ def test_the_process_says_one_line_and_its_status(script):
     assert unknown.returncode == missing.returncode == 2
 
 
-def test_an_interruption_is_one_word_and_status_130(script):
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_is_one_word_and_a_status(script, number, status):
     with script("--seconds", "600") as process:
         assert process.stdout.readline() == "started\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.communicate(timeout=300)[1] == "interrupted\n"
-    assert process.returncode == 130
+    assert process.returncode == status
+
+
+def test_what_can_be_resumed_says_how_to_go_on(capsys):
+    def recipe(resume=False):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as exit:
+        cli.run(recipe, [])
+    how = "the same command with --resume goes on after the last epoch"
+    assert exit.value.code == 143 and capsys.readouterr().err == f"interrupted: {how}\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (RuntimeError("The last 50 updates were all skipped"), "RuntimeError: The last 50"),
+        (zipfile.BadZipFile("File is not a zip file"), "BadZipFile: File is not"),
+        (MemoryError(), "MemoryError: (VAE_ZOO"),
+        (RecursionError("maximum recursion depth"), "RecursionError: maximum"),
+        (EOFError("Ran out of input\nof a file"), "EOFError: Ran out of input of a file (VAE"),
+    ],
+)
+def test_what_is_no_mistake_in_the_code_is_one_line(capsys, error, line):
+    def raises():
+        exec("raise error", {"error": error})  # from elsewhere
+
+    assert failure(capsys, raises).startswith(line)
 
 
 # === The table ===
@@ -379,8 +412,9 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         cli.write_json(path, {"elbo": 3})
+    assert caught.value.filename == str(path)
     assert json.loads(path.read_text()) == {"elbo": 1}
     assert os.listdir(tmp_path) == ["card.json"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import vae_zoo
 from vae_zoo import data
-from vae_zoo.data import SPLITS, Batches, Shapes, binarize, fingerprint, load
+from vae_zoo.data import SPLITS, Batches, Shapes, binarize, factors, fingerprint, load
 from vae_zoo.data.shapes import _masters as masters_of_shapes
 from vae_zoo.engine import backend
 
@@ -131,6 +131,39 @@ def test_shapes_move_by_a_pixel_a_step_and_are_never_cut():
     assert 15 < reach.max() <= 16.5
 
 
+def test_shapes_of_another_size_are_drawn_in_it():
+    """At 32×32 sixteen positions an axis of the same shapes, black and white."""
+    x, y = load("shapes", "test", image_size=(32, 32))
+    assert x.shape[1:] == (32, 32, 1) and x.factor_sizes == (1, 3, 6, 40, 16, 16)
+    whole = Shapes(size=32)
+    assert len(whole) == 184_320 and np.array_equal(np.unique(x[:50]), [0, 255])
+    small = whole.render([[0, k, 5, 7, i, 3] for k in range(3) for i in range(16)])
+    large = Shapes().render([[0, k, 5, 7, 2 * i, 6] for k in range(3) for i in range(16)])
+    halved = large.reshape(48, 32, 2, 32, 2).mean(axis=(2, 4))
+    assert np.abs(halved - small[..., 0]).mean() < 0.2 * halved.mean()  # a wrong shape: more than 1
+    moved = np.diff((small[:16, :, :, 0] / 255).sum(axis=1) @ np.arange(32))
+    np.testing.assert_allclose(moved / (small[0] / 255).sum(), 1, atol=1e-9)
+    for wrong in ((32, 30), (32, 32, 3), (14, 14), (33, 33)):
+        with pytest.raises(ValueError, match="square|must be even"):
+            load("shapes", "test", image_size=wrong)
+
+
+def test_factors_come_with_the_whole_set(tmp_path):
+    x, found, names = factors.load("shapes", (32, 32))
+    assert len(x) == len(found) == 184_320 and names[3] == "orientation"
+    assert np.array_equal(x[5:8], x.render(found[5:8]))
+    images, of = np.zeros((6, 8, 8, 1), "uint8"), np.arange(12).reshape(6, 2)
+    np.savez(tmp_path / "set.npz", images=images, factors=of, factor_names=["hat", "coat"])
+    x, found, names = factors.load(tmp_path / "set.npz", (4, 4))
+    assert x.shape == (6, 4, 4, 1) and np.array_equal(found, of) and names == ("hat", "coat")
+    np.savez(tmp_path / "set.npz", images=images, factors=of[:5])
+    with pytest.raises(ValueError, match="a row an image"):
+        factors.load(tmp_path / "set.npz")
+    for name in ("digits", "no_such_set"):
+        with pytest.raises(ValueError, match="must be a data set with factors"):
+            factors.load(name)
+
+
 def test_shapes_masters_have_the_factors_and_symmetries_of_their_shapes():
     masters = (masters_of_shapes() > 0).reshape(3, 6, 40, -1)
     for shape, turns in [(0, 4), (1, 2), (2, 1)]:  # square, ellipse, heart
@@ -146,7 +179,7 @@ def test_shapes_index_like_an_array():
     assert x.shape == (40, 64, 64, 1) and x[0].shape == (64, 64, 1)
     assert np.array_equal(x[-1], x[:][39]) and np.array_equal(x[np.array([4, 2])], x[:][[4, 2]])
     assert np.array_equal(np.unique(x[:]), [0, 255])
-    order = list(itertools.product(*map(range, Shapes.factor_sizes)))[100_000:100_040]
+    order = list(itertools.product(*map(range, Shapes().factor_sizes)))[100_000:100_040]
     assert np.array_equal(x.factors(), order)
     with pytest.raises(IndexError):
         x[40]
@@ -352,7 +385,7 @@ def test_damaged_npz(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError) as error:
             load(path)
-        assert one_line(error, "`name` must be a sound .npz file", path)
+        assert one_line(error, "truncated, damaged or no .npz file", path)
 
 
 # Folders of images.
@@ -555,9 +588,8 @@ def test_arrays_are_resized_too(tmp_path):
     assert load("digits", "test", image_size=(14, 10))[0].shape == (300, 14, 10, 1)
     assert load("digits", "test", image_size=(14, 10, 3))[0].shape == (300, 14, 10, 3)
     np.savez(tmp_path / "set.npz", x=np.zeros((30, 8, 8, 2), np.uint8))
-    for name in ("shapes", tmp_path / "set.npz"):
-        with pytest.raises(ValueError, match="`image_size` is for images with 1 or 3 channels"):
-            load(name, "test", image_size=(4, 4))
+    with pytest.raises(ValueError, match="`image_size` is for images with 1 or 3 channels"):
+        load(tmp_path / "set.npz", "test", image_size=(4, 4))
 
 
 # Names, and TensorFlow Datasets.

@@ -223,14 +223,19 @@ def test_a_search_and_an_evaluation_are_spread_out(tmp_path):
     assert abs(found["value"] - expected["value"]) < 0.2 * expected["standard_error"]
 
 
-# The second worker dies of itself in the third epoch.
-DIES = f"""
+# A recipe that only trains, of which the second worker dies of itself in the third epoch, or not.
+TRAINS = f"""
 import os, runpy, signal, sys
 from vae_zoo import distribute, runs
 def die(self, epoch, logs=None):
     if epoch == 2 and not distribute.is_main():
         os.kill(os.getpid(), signal.SIGKILL)
-runs.Checkpoint.on_epoch_begin = die
+if "broken" in sys.argv[-1]:
+    runs.Checkpoint.on_epoch_begin = die
+def report(model, train, test, history, settings, importance_samples=0):
+    if distribute.is_main():
+        model.save(os.path.join(settings["output"], "model.keras"))
+runs.report = report
 sys.argv[0] = {str(RECIPE)!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -240,14 +245,9 @@ def test_a_worker_that_dies_ends_the_run_and_resuming_goes_on_as_if_it_had_not(t
     whole, broken, logs = (tmp_path / name for name in ("whole", "broken", "logs"))
     settings = ["--epochs", 4, "--hidden", "16", "--latent-dim", 3, "--importance-samples", 0]
     settings += ["--batch-size", 100, "--distribute", "--output"]
-    assert not any(finish(start(RECIPE, [*settings, whole], 2, logs), logs))
-    assert sorted(p.name for p in whole.iterdir()) == sorted(
-        ["checkpoint.npz", "config.json", "history.csv", "model.keras", "numbers.json"]
-        + [p.name for p in whole.glob("*.png")]
-    )
-
-    script = tmp_path / "dies.py"
-    script.write_text(DIES)
+    script = tmp_path / "trains.py"
+    script.write_text(TRAINS)
+    assert not any(finish(start(script, [*settings, whole], 2, logs), logs))
     codes = finish(start(script, [*settings, broken], 2, logs), logs)
     assert codes[0] not in (0, -signal.SIGKILL) and codes[1] == -signal.SIGKILL
     assert "A worker of this run was lost" in (logs / "0.log").read_text()
@@ -257,11 +257,65 @@ def test_a_worker_that_dies_ends_the_run_and_resuming_goes_on_as_if_it_had_not(t
     resumed = start(RECIPE, [*settings, broken, "--resume"], 2, logs)
     assert not any(finish(resumed, logs))
     assert f"Resuming after epoch {epochs}" in (logs / "0.log").read_text()
+    assert sorted(p.name for p in broken.iterdir()) == sorted(
+        ["checkpoint.npz", "config.json", "history.csv", "model.keras", "numbers.json"]
+        + [p.name for p in broken.glob("*.png")]
+    )
     one, other = (vae_zoo.load_model(folder / "model.keras") for folder in (whole, broken))
     for a, b in zip(one.variables, other.variables, strict=True):
         np.testing.assert_allclose(
             ops.convert_to_numpy(a), ops.convert_to_numpy(b), rtol=1e-5, atol=1e-6
         )
+
+
+# A process of a run that watches the others; it waits, ends as it should, or aborts at once.
+WATCHES = """
+import ctypes, pathlib, sys, time
+from vae_zoo.engine import watch
+folder, number, how = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+class Store:
+    def key_value_set(self, name, value):
+        (folder / "new").write_text(value)
+        (folder / "new").rename(folder / "value")
+    def blocking_key_value_get(self, name, milliseconds):
+        while not (folder / "value").exists():
+            time.sleep(0.01)
+        return (folder / "value").read_text()
+with watch.watching(Store(), "localhost", number, 2):
+    print("watching", flush=True)
+    sys.stdin.read(1)
+    if how == "aborts":
+        ctypes.CDLL(None).abort()  # as JAX does, in a thread that Python knows nothing of
+"""
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the others have this of their engine")
+@pytest.mark.parametrize("lost", [0, 1, None])
+def test_a_process_ends_with_one_line_when_another_is_gone(lost, tmp_path):
+    processes = []
+    for number in (0, 1):
+        how = "aborts" if number == 1 and lost == 0 else "ends"
+        command = [sys.executable, "-c", WATCHES, str(tmp_path), str(number), how]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, text=True, **pipes))
+    try:
+        assert all(process.stdout.readline() == "watching\n" for process in processes)
+        if lost is None:  # one after the other, as they should
+            assert [process.communicate("x")[1] for process in processes] == ["", ""]
+            assert not any(process.returncode for process in processes)
+            return
+        if lost == 0:
+            processes[1].stdin.write("x")  # JAX aborts in the same moment
+            processes[1].stdin.flush()
+        processes[lost].kill()
+        status = processes[1 - lost].wait(60)
+        said = processes[1 - lost].stderr.read()
+        assert said.startswith("A worker of this run was lost (its process has ended). Start")
+        assert said.count("\n") == 1 and status == 1
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.parametrize("n", [7, 8, 21])

@@ -23,6 +23,7 @@ def noise_table(monkeypatch):
     monkeypatch.setattr(Trainable, "draw", lambda self, *args, **how: table(*args, **how))
 
 
+@pytest.mark.filterwarnings("ignore:.*states of noise")  # which some kept otherwise
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_file_of_before_goes_on_as_before(name, noise_table):
     expected, family = NUMBERS[name], FAMILIES[name]

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import pathlib
 import runpy
-import warnings
+import time
 
+import damage
 import keras
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image
 from test_families import array, filled
 
 from vae_zoo import (
+    ConditionalVAE,
     ConvVAE,
     DenseVAE,
     HierarchicalVAE,
@@ -97,13 +100,62 @@ def test_images_beside_what_is_written_stay(folder):
     assert all((folder / name).read_bytes() == content for name, content in before.items())
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_an_image_too_large_to_be_meant_is_skipped(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # an error from twice as many on
+    monkeypatch.setattr(folders, "MOST_PIXELS", 600)
     save(folder / "poster.png", np.zeros((25, 25), np.uint8))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        *_, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
-    assert "decompression bomb" in skipped["poster.png"]
+    (folder / "more.png").write_bytes(damage.png(13_000, 13_000))  # of which PIL would warn
+    *_, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert skipped["poster.png"] == "625 pixels, above the limit of 600"
+    assert skipped["more.png"] == "169,000,000 pixels, above the limit of 600"
+
+
+def test_large_images_are_read_one_at_a_time(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MANY_PIXELS", 1)
+    now, most, pixels = [], [], folders._pixels
+
+    def slowly(image):
+        now.append(1)
+        time.sleep(0.001)
+        most.append(len(now))
+        now.pop()
+        return pixels(image)
+
+    monkeypatch.setattr(folders, "_pixels", slowly)
+    folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert max(most) == 1 and len(most) > 20
+
+
+def test_odd_names_and_what_is_no_file_are_told_in_one_line(folder, tmp_path):
+    place = os.fsencode(folder)
+    pixels = (folder / "0" / "00.png").read_bytes()
+    for name, content in ((b"\xff.png", pixels), (b"\xfe.png", b"no image"), (b"a\nb.png", b"")):
+        with open(os.path.join(place, name), "wb") as file:
+            file.write(content)
+    (folder / "link.png").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")
+    *parts, skipped = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert {
+        "link.png": "a link to nothing",
+        "pipe.png": "no regular file",
+    }.items() <= skipped.items()
+    assert {"\\udcfe.png", "a\\nb.png"} <= set(skipped) and "\\udcff.png" not in skipped
+    with pytest.warns(UserWarning) as told:
+        found = data.load(folder, "train", image_size=(4, 4))[0]
+    assert len(found) + 2 * len(parts[1]) >= 30
+    assert all("\n" not in str(w.message) and str(w.message).encode() for w in told)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"kept": [0], "broken": []}', '{"kept": '])
+def test_an_index_that_is_not_whole_is_made_anew(folder, tmp_path, content):
+    first = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    (index,) = (tmp_path / "out").glob("images-*.json")
+    whole = index.read_text()
+    index.write_text(content)
+    again = folders.stream(folder, (4, 4, 1), tmp_path / "out")
+    assert index.read_text() == whole and again[3] == first[3]
+    for a, b in zip(first[:3], again[:3]):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_links_and_hidden_folders_end_nothing(folder, tmp_path):
@@ -296,6 +348,35 @@ def test_both_models_are_kept_and_the_better_one_is_named(
     assert list(reported.values()) == pytest.approx(written, rel=1e-5)
     assert numbers["better"]["value"] == max(elbos, key=elbos.get) == better
     assert json.loads((output / "numbers.json").read_text()) == numbers
+
+
+def test_a_conditional_checkpoint_takes_the_names_of_folders_for_labels(tmp_path, capsys):
+    keras.utils.set_random_seed(2)
+    old = ConditionalVAE(
+        (8, 6, 1), 10, "conv", 2, filters=(3, 4), units=5, label_dim=3, likelihood="gaussian",
+        prior="learned",
+    )  # fmt: skip
+    old.save(tmp_path / "old.keras")
+    for i in range(30):  # dark, grey, light
+        name, level = (("ash", 60), ("birch", 120), ("cedar", 180))[i % 3]
+        noise = RNG.integers(-40, 40, (9, 7, 3))
+        save(tmp_path / "trees" / name / f"{i:02}.png", (level + noise).astype("uint8"))
+    arguments = ("--checkpoint", tmp_path / "old.keras", "--images", tmp_path / "trees")
+    settings = ("--epochs", 2, "--batch-size", 8, "--learning-rate", 0.05, "--no-scratch")
+    numbers = fine_tune(*arguments, "--output", tmp_path / "out", *settings)
+    printed = capsys.readouterr().out
+    assert "Labels: 0 ash, 1 birch, 2 cedar" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("New weights")]
+    assert len(line.split(", ")) == 3 and line.count("embedding") >= 3  # and nothing else is new
+    assert numbers["elbo_after"]["value"] > numbers["elbo_before"]["value"]
+    assert json.loads((tmp_path / "out/config.json").read_text())["classes"][1] == "birch"
+    model = load_model(tmp_path / "out")
+    assert model.condition.levels == 3 and model.sample(y=[0, 1, 2], seed=1).shape == (3, 8, 6, 1)
+    *parts, _ = folders.stream(tmp_path / "trees", (8, 6, 1), tmp_path / "x", labelled=True)
+    for x, y in parts:
+        np.testing.assert_array_equal(np.round(x.mean((1, 2, 3)) / 60 - 1), y)
+    with pytest.raises(ValueError, match="a folder of images for each class"):
+        folders.classes_of(tmp_path / "trees" / "ash")
 
 
 def test_what_is_written_is_never_worse(folder, checkpoint, tmp_path):

@@ -65,7 +65,7 @@ def test_the_example_of_each_class(family):
     names = {family.__name__: family, "points": examples, "patches": examples}
     sketches = Strokes(24).examples(4, np.random.default_rng(0))
     names |= {"keras": keras, "np": np, "sketches": sketches}
-    names["images"] = examples[:8]
+    names |= {"images": examples[:8], "labels": np.arange(8)}
     exec(code, names)
     last = names[code.strip().splitlines()[-1].split()[0]]
     assert np.isfinite(last).all()

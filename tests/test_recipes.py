@@ -28,6 +28,8 @@ TINY = {
     "dense_vae": ["--hidden", "16", "--latent-dim", "2", "--prior-kind", "vamp", *VAMP],
     "conv_vae": ["--filters", "4,4", "--units", "16", "--prior-kind", "flow", *FLOW],
     "hierarchical_vae": ["--latents", "3,2", "--widths", "16,8", "--prior-kind", "mixture"],
+    "iwae": ["--hidden", "16", "--latent-dim", "2", "--num-samples", "3", "--no-gradients"],
+    "conditional_vae": ["--hidden", "16", "--latent-dim", "2", "--prior-kind", "learned"],
     "vq_vae": ["--filters", "4,4", *VQ],
     "vq_vae_2": ["--filters", "4", *VQ],
     "pixel_cnn": ["--filters", "4", "--blocks", "1", "--conditional"],
@@ -46,8 +48,10 @@ PICTURES = {
     "real_nvp": {"samples"},
 }
 PICTURES["hierarchical_vae"] = PICTURES["conv_vae"] | {"groups", "fixed_top", "rates"}
+PICTURES["iwae"] = PICTURES["dense_vae"]
+PICTURES["conditional_vae"] = PICTURES["conv_vae"] | {"classes", "swapped_classes"}
 PICTURES["vq_vae_2"] = PICTURES["vq_vae"]
-BOUNDS = ("dense_vae", "conv_vae", "hierarchical_vae")
+BOUNDS = ("dense_vae", "conv_vae", "hierarchical_vae", "iwae", "conditional_vae")
 PATCHES = ("gaussian_mixture", "patch_vae")
 
 
@@ -176,13 +180,16 @@ def test_recipe_trains_measures_and_draws(recipe, run, tmp_path):
             nll, rel=3e-3 if recipe == "real_nvp" else 1e-5
         )
         return
+    y = None if model.condition is None else y
+    inputs = x if y is None else (x, y)
     levels = x / 255.0 if x.dtype == np.uint8 else x
-    error = np.mean((model.predict(x, verbose=0) - levels) ** 2)
+    error = np.mean((model.predict(inputs, verbose=0) - levels) ** 2)
     assert numbers["relative_mse"]["value"] == pytest.approx(error / np.var(levels), rel=1e-4)
     if samples:
-        elbo = model.evaluate(x, verbose=0, return_dict=True)["elbo"]
+        elbo = model.evaluate(x, y, verbose=0, return_dict=True)["elbo"]
         assert numbers["elbo"]["value"] == pytest.approx(elbo, rel=0.01)
-        assert numbers["nll_iw3"]["value"] < -numbers["elbo"]["value"]
+        name = "nll_iw3" if y is None else "nll_given_y_iw3"
+        assert numbers[name]["value"] < -numbers["elbo"]["value"]
     if recipe.startswith("vq_vae"):  # of the learned prior, on both splits
         kl = model.evaluate(x, verbose=0, return_dict=True)["kl"]
         grids = keras.tree.flatten([model.latent_domain])
@@ -340,6 +347,7 @@ def test_classify_learns_from_few_labels(tmp_path, capsys):
     classify = runpy.run_path(str(RECIPES / "classify.py"))["classify"]
     settings = ["--checkpoint", str(RECIPES.parent / "saved_models/dense_vae_mnist")]
     settings += ["--labels", "2,20", "--draws", "2", "--steps", "60", "--output", str(tmp_path)]
+    settings += ["--encoder-learning-rates", "1e-3"]
     numbers = cli.run(classify, settings)
     value = {name: number["value"] for name, number in numbers.items()}
     assert len(value) == 12 and (tmp_path / "accuracies.png").is_file()

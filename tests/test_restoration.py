@@ -90,6 +90,18 @@ def test_a_patch_has_its_likeliest_component_and_its_filter(picture, settings, l
     assert not np.allclose(shrinkage(prior)(x, level, other)[0], exact, atol=1e-3)
 
 
+def test_every_level_has_a_search_of_its_own(prior, picture):
+    """Ranks, and so the number of arrays, differ from level to level."""
+    x = patches.drawn((255 * picture[None, ..., None]).astype("uint8"), 60, 5).reshape(60, 25)
+    step, levels = shrinkage(prior, truncation=0.5), (0.5, 0.1, 0.003)
+    arrays = {(prior.spectra()[2] > 0.5 * level**2).sum(axis=1).max() for level in levels}
+    assert len(arrays) == 3
+    found = [step(x, level)[1] for level in levels]
+    for level, choice in zip(levels[::-1], found[::-1]):
+        np.testing.assert_array_equal(step(x, level)[1], choice)
+        assert (shrinkage(prior)(x, level)[1] == choice).mean() > 0.7
+
+
 def test_a_flat_tail_is_exact_where_the_tail_is_flat():
     prior = GaussianMixture((5, 5), 2, seed=0)
     rng = np.random.default_rng(0)

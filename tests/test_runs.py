@@ -1,6 +1,10 @@
 """A run that is interrupted and resumed ends as one that never was."""
 
 import csv
+import os
+import pickle
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -8,6 +12,7 @@ import pytest
 from keras import ops
 
 from vae_zoo import DenseVAE, data, likelihoods, runs, schedules
+from vae_zoo.lab.checkpoint import settings_of
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +122,30 @@ def test_averaged_weights_are_validated_and_kept(splits, tmp_path):
     assert not np.isclose(kept, last, rtol=1e-3)  # the averages lag behind the weights
 
 
+def test_two_runs_in_one_folder_are_one_too_many(tmp_path):
+    output = tmp_path / "run"
+    settings = {"output": str(output), "overwrite": True}
+    code = "import sys, time; from vae_zoo import files; print(files.lock(*sys.argv[1:]), flush=1)"
+    command = [sys.executable, "-c", f"{code}; time.sleep(600)", str(output), "process 7"]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "None\n"
+        for more in ({}, {"overwrite": False, "resume": True}, {"overwrite": False}):
+            with pytest.raises(ValueError, match=r"in use by another run \(process 7\): wait"):
+                runs.claim({**settings, **more})
+    finally:
+        other.kill()
+        other.communicate()
+    for name in (".model.{}.keras", ".checkpoint.{}.npz", ".notes.{}.txt", ".images-ab.{}.u8"):
+        (output / name.format(other.pid)).write_text("half")
+    (output / f".model.{os.getpid()}.keras").write_text("being written")
+    runs.claim(settings)  # gone with its process, and what it has left with it
+    assert str(os.getpid()) in (output / ".lock").read_text()
+    kept = {".lock", f".model.{os.getpid()}.keras", f".notes.{other.pid}.txt"}
+    assert {path.name for path in output.iterdir()} == kept
+    runs.claim(settings)  # of one process as often as it likes
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(splits, tmp_path, monkeypatch):
     vae = model()
     fit(vae, splits, tmp_path, epochs=1)
@@ -132,6 +161,45 @@ def test_a_full_disk_leaves_the_last_checkpoint(splits, tmp_path, monkeypatch):
         fit(vae, splits, tmp_path, epochs=2)
     assert (tmp_path / "checkpoint.npz").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_damaged_checkpoint_is_one_line_and_the_one_before_is_offered(splits, tmp_path):
+    path, before = tmp_path / "checkpoint.npz", tmp_path / "checkpoint.previous.npz"
+    fit(model(), splits, tmp_path, epochs=1)
+    assert not before.exists()
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    places = [
+        0,
+        30,
+        len(whole) // 2,
+        len(whole) - 66,
+        len(whole) - 1,
+        *rng.integers(0, len(whole), 20),
+    ]
+    damaged = [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in places]
+    # The last of them NumPy would advise to unpickle.
+    for content in (*damaged, whole[:-1], whole[:99], b"", b"PK", pickle.dumps([1, 2, 3])):
+        path.write_bytes(content)
+        for read in (runs.seconds_of, settings_of):
+            with pytest.raises(ValueError) as caught:
+                read(tmp_path)
+            said = str(caught.value)
+            assert said.startswith(f"{path} is damaged (") and "\n" not in said
+            assert said.endswith("): --overwrite starts anew") and "pickle=True" not in said
+    path.write_bytes(whole)
+    kept = model()
+    fit(kept, splits, tmp_path, epochs=2)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=f"mv {before} {path} goes back to the epoch before"):
+        fit(model(), splits, tmp_path, epochs=2, resume=True)
+    before.replace(path)
+    resumed = model()
+    fit(resumed, splits, tmp_path, epochs=2, resume=True)
+    for a, b in zip(variables(kept), variables(resumed)):
+        np.testing.assert_array_equal(a, b)
+    path.write_bytes(path.read_bytes()[:-64][:-2] + bytes(2))  # as before there was a checksum
+    assert settings_of(tmp_path)["epochs"] == 2
 
 
 def test_a_checkpoint_of_another_model_is_refused(splits, tmp_path):

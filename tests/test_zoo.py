@@ -309,6 +309,62 @@ def test_what_is_wrong_with_an_entry_is_said(folder):
         zoo.load("tiny_vae")
 
 
+@pytest.mark.parametrize("text", ["[]", "", "{}", "[" * 10**5, '{"sha256": 1}', "\\xff", "1"])
+def test_a_card_that_is_none_is_one_line(folder, text):
+    zoo.save(tiny(), "tiny_vae", {})
+    path = folder / "tiny_vae" / "card.json"
+    path.write_bytes(text.encode().replace(b"\\xff", b"\xff"))
+    for look in (zoo.card, zoo.load):
+        with pytest.raises(ValueError) as error:
+            look("tiny_vae")
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_path_is_no_name(folder, monkeypatch):
+    zoo.save(tiny(), "tiny_vae", {})
+    monkeypatch.setattr(zoo, "FOLDER", folder / "inner")
+    (folder / "inner").mkdir()
+    for name in ("../tiny_vae", str(folder / "tiny_vae"), "./../tiny_vae", "..", "", None):
+        with pytest.raises(ValueError, match="`name` must be one of"):
+            zoo.load(name)
+
+
+COMMANDS = [
+    "touch marker",
+    "KERAS_BACKEND=torch python -c 'import os'",
+    "KERAS_BACKEND=torch sh recipes/dense_vae.py",
+    "KERAS_BACKEND=torch python recipes/../tools/store_anew.py",
+    "KERAS_BACKEND=torch python /tmp/recipes/dense_vae.py",
+    "PYTHONPATH=/tmp python recipes/dense_vae.py",
+    "KERAS_BACKEND=torch PYTHONPATH=/tmp python recipes/dense_vae.py",
+    "KERAS_BACKEND=torch python recipes/dense_vae.py --output /tmp/x",
+    "KERAS_BACKEND=torch python recipes/dense_vae.py --overwrite",
+    "KERAS_BACKEND=torch python recipes/dense_vae.py --epochs 0",
+    "KERAS_BACKEND=torch python recipes/dense_vae.py --epochs 1; touch marker",
+    "KERAS_BACKEND=torch python recipes/dense_vae.py --help",
+    "'",
+    "",
+    7,
+    None,
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_card_runs_nothing_but_a_recipe(command):
+    command_of = runpy.run_path(str(ROOT / "tools" / "reproduce.py"))["command_of"]
+    with pytest.raises(ValueError, match="A card's command must be") as error:
+        command_of({"command": command})
+    assert "\n" not in str(error.value)
+
+
+def test_commands_of_cards_are_recipes_with_settings():
+    command_of = runpy.run_path(str(ROOT / "tools" / "reproduce.py"))["command_of"]
+    backend, recipe, arguments = command_of(zoo.card("ladder_vae_mnist"))
+    assert (backend, recipe) == ("jax", ROOT / "recipes" / "hierarchical_vae.py")
+    assert arguments[:2] == ["--dataset=mnist", "--latents=40,20,10,5"]
+    assert "--balance" in command_of(zoo.card("hierarchical_vae_mnist"))[2]
+
+
 def test_the_results_table_is_a_function_of_the_cards(tmp_path):
     """Running the tool changes nothing: every number of the README comes from a card."""
     copy = tmp_path / "README.md"

@@ -34,7 +34,7 @@ def add_seeds(name, runs: tuple[str, ...] = ()):
         raise ValueError("Name at least one run: --runs FOLDER,FOLDER")
     card = zoo.card(name)
     numbers, settings = card["metrics"], card["settings"]
-    bound = next((key for key in numbers if key.startswith("nll_iw")), None)
+    bound = next((key for key in numbers if "nll" in key and "_iw" in key), None)
     how = {"num_samples": 0}
     if bound:
         how = {"num_samples": numbers[bound]["samples"], "num_images": numbers[bound]["images"]}

@@ -28,6 +28,7 @@ TASKS = ("fit", "encode", "sample", "log_likelihood")
 MODELS = {  # and what is measured of each
     "dense_vae": TASKS,
     "conv_vae": TASKS,
+    "flow_prior_vae": ("fit",),
     "hierarchical_vae": ("fit",),
 }
 
@@ -49,8 +50,8 @@ def benchmark(
 
     Args:
         backends: those of tensorflow, jax and torch to measure; what is not installed is left out
-        models: of dense_vae (784-500-500-50), conv_vae (32 and 64 filters) and hierarchical_vae
-            (three dense scales)
+        models: of dense_vae (784-500-500-50), conv_vae (32 and 64 filters), flow_prior_vae (the
+            first with a RealNVP as its prior) and hierarchical_vae (three dense scales)
         precisions: float32, mixed_bfloat16
         batch_size: images in a training step
         images: images in an epoch (digits, repeated)
@@ -149,8 +150,11 @@ def _zoo(settings):
     import vae_zoo
 
     keras.config.set_dtype_policy(settings["precision"])
-    if settings["model"] == "dense_vae":
-        model = vae_zoo.DenseVAE(hidden=(500, 500), latent_dim=50, activation="relu", seed=0)
+    if settings["model"] in ("dense_vae", "flow_prior_vae"):
+        flow = settings["model"] == "flow_prior_vae"
+        prior = vae_zoo.RealNVP((50,), couplings=8, units=64, seed=0) if flow else None
+        own = {"hidden": (500, 500), "latent_dim": 50, "activation": "relu"}
+        model = vae_zoo.DenseVAE(**own, prior=prior, seed=0)
     elif settings["model"] == "conv_vae":
         model = vae_zoo.ConvVAE(latent_dim=32, seed=0)
     else:

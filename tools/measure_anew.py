@@ -22,7 +22,7 @@ def measure_anew(names: tuple[str, ...] = (), importance_images: int = None, see
     for name in names or zoo.names():
         card = zoo.card(name)
         before = card["metrics"]
-        bound = next((before[key] for key in before if key.startswith("nll_iw")), None)
+        bound = next((before[key] for key in before if "nll" in key and "_iw" in key), None)
         samples = bound["samples"] if bound else 0
         images = importance_images or (bound and bound["images"])
         size = card["settings"].get("image_size")

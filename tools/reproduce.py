@@ -6,16 +6,19 @@ Exit status 0 when every number that is a mean over test images came out.
 import math
 import os
 import pathlib
+import runpy
 import shlex
 import subprocess
 import sys
 
 import numpy as np
 
-from vae_zoo import cli, data, load_model, zoo
+from vae_zoo import cli, data, files, load_model, zoo
 from vae_zoo.lab.evaluate import labels_of, measure
 
 ROOT = pathlib.Path(__file__).parent.parent
+BACKENDS = ("tensorflow", "jax", "torch")
+WRITES = ("--output", "--overwrite", "--resume", "--json-file", "--tensorboard")
 COMPARED = ("elbo", "rate", "distortion", "nll", "relative_mse", "psnr")
 
 
@@ -33,21 +36,53 @@ def reproduce(name, output="output", errors=3.0):
         errors: standard errors (of the mean difference, and of seeds) that a number may differ
     """
     card, folder = zoo.card(name), pathlib.Path(output, name).resolve()
-    words = shlex.split(card["command"])
-    environment = dict(word.split("=", 1) for word in words[: words.index("python")])
-    command = [sys.executable, *words[words.index("python") + 1 :]]
-    command += ["--output", str(folder), "--resume"]
+    backend, recipe, arguments = command_of(card)
+    command = [sys.executable, str(recipe), *arguments, f"--output={folder}", "--resume"]
     print(card["command"], flush=True)
-    done = subprocess.run(command, cwd=ROOT, env={**environment, **os.environ})
+    done = subprocess.run(command, cwd=ROOT, env={"KERAS_BACKEND": backend, **os.environ})
     if done.returncode:
         raise ValueError(f"The command of {name} ended with status {done.returncode}")
     return compare(card, zoo.load(name), load_model(folder, compile=False), errors)
 
 
+def command_of(card):
+    """The backend, the recipe and the arguments of a card's command.
+
+    A card is data, whoever wrote it: nothing runs but a recipe of this project, with arguments that
+    it takes, none of which says where anything is written.
+
+    Returns:
+        str; path; list of str.
+
+    Raises:
+        ValueError: in one line, if the command is anything else.
+    """
+    received = f"Received: command={files.shown(card.get('command'))}"
+    recipes = {f"recipes/{path.name}": path for path in (ROOT / "recipes").glob("*.py")}
+    try:
+        if not isinstance(card.get("command"), str):
+            raise ValueError("it is no text")
+        backend, python, recipe, *arguments = shlex.split(card["command"])
+        backend = backend.removeprefix("KERAS_BACKEND=")
+        if backend not in BACKENDS or python != "python" or recipe not in recipes:
+            raise ValueError("it is another program")
+        function = runpy.run_path(str(recipes[recipe]))[recipes[recipe].stem]
+        arguments = cli.checked(function, arguments)
+        written = [a for a in arguments if a.split("=")[0] in WRITES]
+        if written:
+            raise ValueError(f"{written[0]} is not a card's to say")
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            "A card's command must be KERAS_BACKEND=… python recipes/….py with settings of that "
+            f"recipe ({files.in_words(error)}). {received}"
+        ) from None
+    return backend, recipes[recipe], arguments
+
+
 def compare(card, old, new, errors):
     """Prints the numbers of an entry's model and of another one; True where all agree."""
     numbers = card["metrics"]
-    bound = next((key for key in numbers if key.startswith("nll_iw")), None)
+    bound = next((key for key in numbers if "nll" in key and "_iw" in key), None)
     how = {"num_samples": numbers[bound]["samples"] if bound else 0}
     how["num_images"] = numbers[bound]["images"] if bound else None
     size = card["settings"].get("image_size")

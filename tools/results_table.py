@@ -15,6 +15,7 @@ COLUMNS = {
     "-ELBO of 8-bit values": ("elbo if levels",),
     "-ELBO, a density": ("elbo if density",),
     "NLL": (r"nll(_iw\d+)?",),
+    "NLL given the class": (r"nll_given_y(_iw\d+)?",),
     "bits/dim": (r"bits_per_dim(_iw\d+)?",),
     "relative MSE of bits": ("relative_mse if bits",),
     "relative MSE of pixels": ("relative_mse if pixels",),

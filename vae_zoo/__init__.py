@@ -35,12 +35,16 @@ except ModuleNotFoundError as _error:
     ) from None
 
 from vae_zoo.models.autoencoder import Autoencoder  # noqa: E402
+from vae_zoo.models.beta_tc_vae import BetaTCVAE  # noqa: E402
+from vae_zoo.models.conditional_vae import ConditionalVAE  # noqa: E402
 from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
+from vae_zoo.models.factor_vae import FactorVAE  # noqa: E402
 from vae_zoo.models.gaussian_mixture import GaussianMixture  # noqa: E402
 from vae_zoo.models.graph_autoencoder import GraphAutoencoder  # noqa: E402
 from vae_zoo.models.graph_vae import GraphVAE  # noqa: E402
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
+from vae_zoo.models.iwae import IWAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
 from vae_zoo.models.real_nvp import RealNVP  # noqa: E402
 from vae_zoo.models.sketch_decoder import SketchDecoder  # noqa: E402
@@ -54,10 +58,11 @@ from vae_zoo.zoo import load_model  # noqa: E402
 _WINGS = {
     "parts": ("distributions", "domains", "graphs", "layers", "likelihoods", "networks")
     + ("posteriors", "priors", "quantizers", "schedules", "strokes"),
-    "lab": ("chains", "evaluate", "export", "metrics", "plots", "restoration", "runs")
+    "lab": ("chains", "disentanglement", "evaluate", "export", "gradients", "metrics", "plots")
+    + ("restoration", "runs")
     + ("transfer", "tuning"),
     "engine": ("distribute",),
-    "data": ("folders", "patches"),
+    "data": ("factors", "folders", "patches"),
     "models": ("kinds",),
 }
 _MODULES = {name: f"vae_zoo.{wing}.{name}" for wing, names in _WINGS.items() for name in names}
@@ -102,12 +107,16 @@ sys.meta_path.append(_ShortNames())
 
 __all__ = [
     "Autoencoder",
+    "BetaTCVAE",
+    "ConditionalVAE",
     "ConvVAE",
     "DenseVAE",
+    "FactorVAE",
     "GaussianMixture",
     "GraphAutoencoder",
     "GraphVAE",
     "HierarchicalVAE",
+    "IWAE",
     "PixelCNN",
     "RealNVP",
     "SketchDecoder",

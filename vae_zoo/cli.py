@@ -20,11 +20,15 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 import typing
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 
 # What a recipe or a tool needs beside `run`, from where it lives; asked for late, so that a wrong
@@ -69,6 +73,8 @@ RANGES = {
     "sigma": (lambda value: 0 <= value <= 255, "must be 0 to 255"),
     **dict.fromkeys(("blocks", "prior_blocks", "warmup_epochs", "averaged_epochs"), _at_least(0)),
     "squeezes": _at_least(0),
+    **dict.fromkeys(("num_samples", "label_dim"), _at_least(1)),
+    "quadrants": (lambda value: 0 <= value <= 3, "must be 0 to 3"),
     **dict.fromkeys(("patience", "importance_samples", "restart"), _at_least(0)),
     **dict.fromkeys(("beta", "free_bits", "commitment"), _at_least(0)),
     **dict.fromkeys(
@@ -85,6 +91,9 @@ RANGES = {
     "freeze": _one_of("encoder", "decoder", "none"),
     "tuner": _one_of("random", "bayesian", "hyperband"),
 }
+# What goes wrong for a reason outside the code: settings, files, memory, a run that diverges.
+FAILURES = (ValueError, OSError, ImportError, RuntimeError, MemoryError, EOFError)
+FAILURES += (zipfile.BadZipFile, zlib.error)
 MAY_BE_EMPTY = ("hidden",)  # of what is several numbers
 
 
@@ -109,8 +118,9 @@ def run(function, argv=None, distribute=False):
         argv: list of str, the arguments; those of the process if None.
         distribute: bool, whether `function` works on several devices.
 
-    Exits: 0 after `--help`; 2 with one line on stderr for wrong arguments and for a `ValueError`,
-        `OSError` or `ImportError` of the function; 130 when interrupted. All else propagates.
+    Exits: 0 after `--help`; 2 with one line on stderr for wrong arguments and for what a function
+        raises that is no mistake in it, see `FAILURES`; 130 when interrupted, 143 when terminated,
+        with a line that says how to go on. All else propagates.
     """
     with contextlib.suppress(AttributeError):  # a notebook's has no buffer
         sys.stdout.reconfigure(line_buffering=True)  # a line is in a log once it is printed
@@ -128,15 +138,75 @@ def run(function, argv=None, distribute=False):
     settings = _settings(parser, sys.argv[1:] if argv is None else argv)
     _check_ranges(parser, settings)
     try:
-        if distribute and "distribute" in settings:
-            return _distributed(function, settings.pop("distribute") or None, settings)
-        return function(**settings)
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted\n")
-    except (ValueError, OSError, ImportError) as error:
+        with _terminable():
+            return _call(function, settings, distribute)
+    except KeyboardInterrupt as error:
+        goes_on = "resume" in inspect.signature(function).parameters
+        how = ": the same command with --resume goes on after the last epoch" if goes_on else ""
+        parser.exit(143 if error.args else 130, f"interrupted{how}\n")
+    except Exception as error:
+        of_engine = type(error).__module__.startswith("tensorflow.")
+        if not (isinstance(error, FAILURES) or of_engine):
+            raise
         if os.environ.get("VAE_ZOO_TRACEBACK") == "1":
             raise
         parser.error(_describe(error, function))
+
+
+def _call(function, settings, distribute):
+    if distribute and "distribute" in settings:
+        return _distributed(function, settings.pop("distribute") or None, settings)
+    return function(**settings)
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Context in which SIGTERM does what SIGINT does; a second one ends the process at once."""
+
+    def terminate(number, frame):
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def checked(function, argv):
+    """The arguments `argv` of a recipe's command line, read and written anew.
+
+    Args:
+        function: the recipe.
+        argv: list of str.
+
+    Returns:
+        list of str: values without a flag, then one `--flag=value` a setting.
+
+    Raises:
+        ValueError: in one line, if the recipe would not take them.
+    """
+    parser = _parser(function)
+
+    def refuse(message):
+        raise ValueError(f"{parser.prog} does not take {argv}: {message}")
+
+    parser.error = refuse
+    parser.exit = lambda *_: refuse("help is no setting")
+    settings = _settings(parser, argv)
+    _check_ranges(parser, settings)
+    words = [str(settings.pop(name)) for name in _required(function)]
+    for name, value in settings.items():
+        flag = f"--{name.rstrip('_').replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            words.append(f"{flag}={_show(value)}")
+    return words
 
 
 def _one_line(message, category, filename, lineno, line=None, full=warnings.formatwarning):
@@ -312,10 +382,12 @@ def _describe(error, function):
     """An exception in one line: what is wrong and, for a file, with which."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename is not None else "")
-    text = str(error) or type(error).__name__
-    # Our own messages say what to change; a ValueError from deep inside another library may not.
+    # Our own messages say what to change; an error from deep inside another library may not.
     frame = traceback.extract_tb(error.__traceback__)[-1]
     ours = {Path(__file__).resolve().parent, Path(inspect.getfile(function)).resolve().parent}
-    if isinstance(error, ValueError) and not ours & set(Path(frame.filename).resolve().parents):
-        text += " (VAE_ZOO_TRACEBACK=1 shows where)"
-    return text
+    if ours & set(Path(frame.filename).resolve().parents) and str(error):
+        return str(error)
+    if isinstance(error, (OSError, ImportError)):
+        return str(error) or type(error).__name__
+    kind = "" if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: "
+    return f"{kind}{error} (VAE_ZOO_TRACEBACK=1 shows where)"

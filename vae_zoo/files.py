@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and small."""
 
+import atexit
 import contextlib
 import hashlib
 import io
@@ -13,7 +14,14 @@ import zipfile
 import h5py
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 SMALL = 1024  # bytes of an array that gains nothing from a filter
+LONGEST_JSON = 2**22  # bytes
+SEAL = 64  # hex digits of a sha256
 
 
 @contextlib.contextmanager
@@ -36,8 +44,73 @@ def replacing(path):
             _remove(old)
         else:
             os.replace(partial, path)
+    except OSError as error:  # of a full disk it names no file, or the hidden one
+        if error.filename not in (None, str(partial)):
+            raise
+        raise OSError(error.errno, error.strerror or in_words(error), str(path)) from error
     finally:
         _remove(partial)
+
+
+def sweep(folder, *names):
+    """Removes what processes that were killed while they wrote have left in a folder.
+
+    Args:
+        folder: path.
+        *names: of files that were being written, "model.keras" or "images-*.u8" say.
+    """
+    for name in map(pathlib.Path, names):
+        for path in pathlib.Path(folder).glob(f".{name.stem}.*{name.suffix}"):
+            process = path.name.removesuffix(name.suffix).rpartition(".")[2]
+            if process.isdigit() and not _runs(int(process)):
+                _remove(path)
+
+
+def _runs(process):
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
+
+
+_HELD = {}  # path of a lock that this process holds -> number of its open file
+
+
+def lock(folder, holder):
+    """Locks a folder, which is created, until this process ends, however it does.
+
+    Args:
+        folder: path.
+        holder: str, what other processes are told.
+
+    Returns:
+        None, or what another process has told that holds the folder.
+    """
+    path = pathlib.Path(folder).resolve() / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None or path in _HELD:
+        return None
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told = os.read(file, 1000).decode(errors="replace")
+            os.close(file)
+            return printable(told) or "another process"
+        except OSError:  # not every file system has locks
+            pass
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            break
+        os.close(file)  # its last holder has just removed it
+    os.truncate(file, 0)
+    os.write(file, holder.encode(errors="replace"))
+    _HELD[path] = file
+    atexit.register(path.unlink, missing_ok=True)
+    return None
 
 
 def _remove(path):
@@ -45,6 +118,17 @@ def _remove(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def keep(path, name):
+    """Gives the file `path`, where there is one, a second name, beside it: there it stays when the
+    file of the first name is replaced."""
+    if path.exists():
+        with replacing(path.with_name(name)) as partial:
+            try:
+                os.link(path, partial)
+            except OSError:  # not every file system has links
+                shutil.copyfile(path, partial)
 
 
 def write_bytes(path, content):
@@ -78,9 +162,69 @@ def replace_block(path, name, text):
     write_bytes(path, f"{before}{start}\n{text}\n{end}{after}".encode())
 
 
+def read_json(path, kind=dict):
+    """What a JSON file holds, a `kind`, NaN and infinity not among it.
+
+    Raises:
+        ValueError: in one line that names the file, if it is damaged, above 4 MiB, or something
+            else.
+    """
+    path = pathlib.Path(path)
+    if path.stat().st_size > LONGEST_JSON:
+        raise ValueError(f"{path} has more than {LONGEST_JSON:,} bytes, which no JSON here has")
+    try:
+        content = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or no JSON ({error})") from None
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} must hold a {kind.__name__}. Received: {shown(content)}")
+    return content
+
+
+def parse_json(text):
+    """What JSON (str or bytes) says; `ValueError`, in one line, if it is none, or too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is no UTF-8: {error.reason}") from None
+
+
+def in_words(error, longest=300):
+    """An exception in one line, which names its kind where that says more than what it says."""
+    text = " ".join(str(error).split())[:longest]
+    kind = type(error).__name__
+    return text if text and isinstance(error, (ValueError, OSError)) else f"{kind}: {text}"
+
+
+def printable(name):
+    """The name of a file, for a line: what has no place there, or is no UTF-8, escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
+
+
+def shown(value, longest=60):
+    """A value in the words of an error: its `repr`, cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
 def sha256(path):
     """Hex digest of a file."""
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def sealed(archive):
+    """The bytes of a zip archive (a `.npz` is one) with their sha256 as its comment, which whoever
+    opens an archive passes over."""
+    archive = archive[:-2] + SEAL.to_bytes(2, "little")  # the length of the comment
+    return archive + hashlib.sha256(archive).hexdigest().encode()
+
+
+def is_whole(archive):
+    """Whether the bytes of a zip archive are those that were sealed, or have no comment at all."""
+    digest = hashlib.sha256(archive[:-SEAL]).hexdigest().encode()
+    return archive[-SEAL:] == digest or archive[-2:] == bytes(2)
 
 
 def rounded(numbers):

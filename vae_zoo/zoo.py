@@ -8,18 +8,16 @@ folder is the registry.
 import contextlib
 import difflib
 import functools
-import json
 import pathlib
 import shutil
-import zipfile
+import warnings
 
-import h5py
 import keras
 import numpy as np
 from keras import ops
 
-from vae_zoo import files
-from vae_zoo.engine.saving import weight_budget
+from vae_zoo import archives, files
+from vae_zoo.engine.saving import MOST_WEIGHTS, on_paper, weight_budget
 from vae_zoo.engine.trainable import Trainable
 from vae_zoo.models.gaussian_mixture import GaussianMixture
 from vae_zoo.models.kinds import Density, LatentModel, given
@@ -42,14 +40,17 @@ def card(name):
     """The card of an entry, a dict: class, config, data set, command, seed, machine, metrics …
 
     Raises:
-        ValueError: if there is no such entry.
+        ValueError: in one line, if there is no such entry, or its card is damaged.
     """
-    path = FOLDER / name / "card.json"
-    if not path.is_file():
+    path = FOLDER / str(name) / "card.json"
+    if pathlib.Path(str(name)).name != str(name) or not path.is_file():  # a path is no name
         near = difflib.get_close_matches(str(name), names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"`name` must be one of {names()}. Received: {name!r}{hint}")
-    return json.loads(path.read_text())
+    content = files.read_json(path)
+    if not isinstance(content.get("sha256"), str):
+        raise ValueError(f"{path} must hold the `sha256` of model.keras")
+    return content
 
 
 def load(name):
@@ -238,7 +239,7 @@ def find(path):
     return found
 
 
-def load_model(path, compile=True):
+def load_model(path, compile=True, most_weights=MOST_WEIGHTS):
     """A model of the zoo from a `.keras` file, on any backend.
 
     `keras.models.load_model` after `import vae_zoo` does the same; this one looks first.
@@ -246,29 +247,25 @@ def load_model(path, compile=True):
     Args:
         path: the file, a folder with model.keras in it, or the name of an entry, see `find`.
         compile: False leaves out the optimizer and its state.
+        most_weights: int, elements of all weights together above which a file is refused.
 
     Returns:
         The model, ready to go on training if it was saved compiled.
 
     Raises:
         ValueError: in one line, if the file is not there, damaged, foreign, refused (code in a file
-            is never run), or asks for layers of absurd size.
+            is never run), or asks for more weights than it holds.
     """
     path = find(path)
+    config, elements, arrays = archives.look(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is truncated, damaged or no .keras file ({error})") from error
-    if damaged:
-        raise ValueError(f"{path} is damaged: {damaged} in it does not match its checksum")
-    try:
-        with weight_budget(_elements(path)):
+        budget = min(elements, most_weights), arrays
+        with weight_budget(*budget), on_paper():
+            keras.saving.deserialize_keras_object({**config, "compile_config": None})
+        with weight_budget(*budget), _of_optimizer(path):
             model = keras.models.load_model(path, compile=compile)
     except Exception as error:  # Keras raises a dozen kinds; each means the same to a user
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from error
+        raise ValueError(f"{path} cannot be loaded: {files.in_words(error)}") from error
     if not isinstance(model, Trainable):
         raise ValueError(
             f"{path} holds a {type(model).__name__}, which is no vae_zoo model; "
@@ -277,14 +274,16 @@ def load_model(path, compile=True):
     return model
 
 
-def _elements(path):
-    """Elements of all arrays that the headers of a `.keras` file name."""
-    found = [0]
-
-    def count(name, item):
-        found[0] += item.size if isinstance(item, h5py.Dataset) else 0
-
-    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as content:
-        with h5py.File(content, "r") as file:
-            file.visititems(count)
-    return found[0]
+@contextlib.contextmanager
+def _of_optimizer(path):
+    """Context in which Keras's warning of an optimizer whose state it leaves out says what that
+    means."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        yield
+    for warning in told:
+        if str(warning.message).startswith("Skipping variable loading for optimizer"):
+            message = f"{path} lacks a part of its optimizer's state, all of which starts anew: "
+            warnings.warn(f"{message}moments, averages and the count of updates", stacklevel=4)
+        else:
+            warnings.warn_explicit(warning.message, None, warning.filename, warning.lineno)

@@ -9,15 +9,14 @@ there, so that JAX and PyTorch train on it without TensorFlow.
 import hashlib
 import os
 import warnings
-import zipfile
-import zlib
 
 import numpy as np
 
+from vae_zoo import archives, files
 from vae_zoo.data import folders, graphs, strokes, tfds
 from vae_zoo.data.digits import digits
 from vae_zoo.data.places import EMBEDDED, SOURCES, find
-from vae_zoo.data.shapes import Shapes
+from vae_zoo.data.shapes import Shapes, side_of
 from vae_zoo.data.tfds import SPLITS
 from vae_zoo.engine.batches import Batches
 
@@ -35,6 +34,10 @@ __all__ = [
 ]
 
 
+# Bytes of this machine, which what a `.npz` file inflates to must fit into.
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def load(name, split="train", seed=0, image_size=None, progress=None):
     """One split of a data set. What is not read of a folder is said in a warning, of one line.
 
@@ -46,8 +49,9 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
         split: "train", "validation" or "test"; disjoint, together the whole set.
         seed: int, fixes the splits of a set that has none of its own.
         image_size: (height, width) or (height, width, channels), 1 or 3 channels, to which the
-            middle of each image is resized; None leaves images as they are, which must be of one
-            size then. A folder's are written to the cache, and mapped into memory from there.
+            middle of each image is resized (shapes are drawn in that size); None leaves images as
+            they are, which must be of one size then. A folder's are written to the cache, and
+            mapped into memory from there.
         progress: wraps the iterable of a folder's images, given it and their number.
 
     Returns:
@@ -66,8 +70,11 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
         return graphs.split(graph(name), split, seed)
     if name == "scribbles" or (path and path.is_file() and strokes.holds_sketches(path)):
         return strokes.load(path, split, seed), None
-    if name in EMBEDDED:
-        x, y = (digits if name == "digits" else _shapes)(split, seed)
+    if name == "shapes":
+        x, y = _shapes(split, seed, Shapes(size=side_of(image_size)))
+        image_size = None
+    elif name == "digits":
+        x, y = digits(split, seed)
     elif path and path.is_dir() and image_size:
         x, y = _mapped_folder(path, split, seed, tuple(image_size), progress)
         image_size = None
@@ -119,8 +126,8 @@ def fingerprint(x):
     return digest.hexdigest()[:16]
 
 
-def _shapes(split, seed):
-    x = Shapes(_deal(Shapes().twins(), seed, (8, 1, 1))[SPLITS.index(split)])
+def _shapes(split, seed, whole):
+    x = Shapes(_deal(whole.twins(), seed, (8, 1, 1))[SPLITS.index(split)], whole.size)
     return x, x.factors()[:, 1].astype(np.int32)
 
 
@@ -171,11 +178,8 @@ def _part(available, read, split, seed):
 def _npz(path, split, seed):
     """Keys `x_<split>`, `y_<split>`; or `x` or `images`, with `y` or `labels`, and `is_test`; and
     `groups` or `character`, ints, of which a split has all examples or none."""
-    try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
-            return _part(*_reader(_Arrays(archive, path), path), split, seed)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"`name` must be a sound .npz file. Received: {path} ({error})") from error
+    with archives.opened(path, MEMORY), np.load(path, allow_pickle=False) as archive:
+        return _part(*_reader(_Arrays(archive, path), path), split, seed)
 
 
 class _Arrays:
@@ -185,12 +189,15 @@ class _Arrays:
         self.archive, self.path, self.files = archive, path, archive.files
 
     def __getitem__(self, key):
+        reason = "it is none"
         try:
-            return self.archive[key]
+            if isinstance(array := self.archive[key], np.ndarray):
+                return array
         except ValueError as error:  # NumPy's own, which unpickles nothing
-            raise ValueError(
-                f"`name` must hold arrays of numbers. Received: {self.path} with {key}: {error}"
-            ) from None
+            reason = files.in_words(error)
+        raise ValueError(
+            f"`name` must hold arrays of numbers. Received: {self.path} with {key}: {reason}"
+        )
 
 
 def _reader(archive, path):
@@ -338,10 +345,10 @@ def _mapped_folder(root, split, seed, image_size, progress):
 
 def _resized(x, image_size):
     """Arrays of images in another size: the middle of each."""
-    if isinstance(x, Shapes) or x.shape[-1] not in (1, 3):
+    if x.shape[-1] not in (1, 3):
         raise ValueError(
-            "`image_size` is for images with 1 or 3 channels, and not for shapes. Received: images "
-            f"of shape {x.shape[1:]}"
+            "`image_size` is for images with 1 or 3 channels. "
+            f"Received: images of shape {x.shape[1:]}"
         )
     shape = image_size if len(image_size) == 3 else (*image_size, x.shape[-1])
     return np.stack([folders.fitted(image, shape) for image in x]) if len(x) else x

@@ -7,12 +7,15 @@ shape, in one file on disk that is mapped into memory and never read as a whole.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
-import json
+import math
 import os
 import pathlib
 import struct
+import threading
+import warnings
 import zlib
 
 import numpy as np
@@ -32,7 +35,13 @@ SPLITS = {
 FEWEST = 20  # readable images that a model can be trained and judged on at all
 # What PIL raises on damaged files, and on ones too large to be meant.
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, LookupError)
-UNREADABLE += (OverflowError, Image.DecompressionBombError)
+UNREADABLE += (OverflowError, MemoryError)
+UNREADABLE += (Image.DecompressionBombError, Image.DecompressionBombWarning)
+MOST_PIXELS = 2**26  # of an image; 8192 x 8192
+MANY_PIXELS = 2**22  # of an image that is read while no other is
+ONE_AT_A_TIME = threading.Lock()
+# Of images that are above the limit here anyway.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 # === Which files ===
@@ -51,16 +60,17 @@ def walk(folder):
     """
     folder, paths, skipped = pathlib.Path(folder), [], {}
 
+    def skip(path, why):
+        skipped[files.printable(path.relative_to(folder))] = why
+
     def visit(place, above):
         real = os.path.realpath(place)
         if real in above:
-            skipped[str(place.relative_to(folder))] = "a link to a folder around it"
-            return
+            return skip(place, "a link to a folder around it")
         try:
             entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
-            skipped[str(place.relative_to(folder))] = error.strerror
-            return
+            return skip(place, error.strerror)
         for entry in entries:
             path = place / entry.name
             if entry.name.startswith(".") or entry.name in NOISE:
@@ -68,12 +78,11 @@ def walk(folder):
             if entry.is_dir():
                 visit(path, {*above, real})
             elif not entry.is_file():
-                why = "a link to nothing" if entry.is_symlink() else "no regular file"
-                skipped[str(path.relative_to(folder))] = why
+                skip(path, "a link to nothing" if entry.is_symlink() else "no regular file")
             elif path.suffix.lower() in SUFFIXES:
                 paths.append(path)
             else:
-                skipped[str(path.relative_to(folder))] = f"not {KINDS}"
+                skip(path, f"not {KINDS}")
 
     visit(folder, frozenset())
     return sorted(paths), skipped
@@ -122,7 +131,8 @@ def arranged(folder):
                 images[SPLITS[parts[0].lower()]].append(path)
                 inside[path] = parts[1:]
             else:
-                skipped[str(path.relative_to(folder))] = "beside the folders of the splits"
+                name = files.printable(path.relative_to(folder))
+                skipped[name] = "beside the folders of the splits"
         images = dict(images)
     else:
         images = {None: paths}
@@ -145,7 +155,7 @@ def told(read, broken, skipped):
     """
     parts = []
     if broken:
-        first, why = next(iter(broken.items()))
+        first, why = map(files.printable, next(iter(broken.items())))
         parts.append(f"{_count(len(broken), 'unreadable image')}, first {first} ({why})")
     for why, n in collections.Counter(skipped.values()).items():
         first = next(name for name in skipped if skipped[name] == why)
@@ -169,12 +179,14 @@ def read(file):
     Raises:
         one of `UNREADABLE`: if it is no sound image.
     """
-    return _pixels(_opened(file))
+    with _opened(file) as image:
+        return _pixels(image)
 
 
 def read_as(file, image_shape):
     """uint8 (height, width, channels) of a file: its middle, resized, in grey or in colour."""
-    return fitted(_pixels(_opened(file)), image_shape)
+    with _opened(file) as image:
+        return fitted(_pixels(image), image_shape)
 
 
 def fitted(pixels, image_shape):
@@ -204,10 +216,16 @@ def why(error):
     return (str(error).splitlines() or ["unreadable"])[0]
 
 
+@contextlib.contextmanager
 def _opened(file):
+    """Context with an image, upright; one at a time of those that are large."""
     with Image.open(file) as image:
-        image.load()
-        return ImageOps.exif_transpose(image)
+        pixels = math.prod(image.size)
+        if pixels > MOST_PIXELS:
+            raise ValueError(f"{pixels:,} pixels, above the limit of {MOST_PIXELS:,}")
+        with ONE_AT_A_TIME if pixels > MANY_PIXELS else contextlib.nullcontext():
+            image.load()
+            yield ImageOps.exif_transpose(image)
 
 
 def _pixels(image):
@@ -230,7 +248,7 @@ def _pixels(image):
 # === All of them in one shape ===
 
 
-def stream(folder, image_shape, output, seed=0, progress=None):
+def stream(folder, image_shape, output, seed=0, progress=None, labelled=False):
     """All images of a folder in one shape, as three arrays that lie on disk, see `mapped`.
 
     Of ten runs of neighbours (by name; the frames of a film are alike) one is held out for
@@ -242,12 +260,15 @@ def stream(folder, image_shape, output, seed=0, progress=None):
         output: folder for what is written.
         seed: int, of the split.
         progress: see `mapped`.
+        labelled: bool, with the labels, see `classes_of`.
 
     Returns:
-        train, validation, test: uint8 (n, *image_shape), memory-mapped; skipped: dict, name -> why.
+        train, validation, test: uint8 (n, *image_shape), memory-mapped, or pairs of these and
+        labels int32 (n,); skipped: dict, name -> why.
 
     Raises:
-        ValueError: if there is no such folder, or fewer than 20 readable images in it.
+        ValueError: if there is no such folder, fewer than 20 readable images in it, or no classes
+            where they are asked for.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -260,14 +281,33 @@ def stream(folder, image_shape, output, seed=0, progress=None):
     part = np.isin(run_of, rank[:tenth]) + 2 * np.isin(run_of, rank[tenth : 2 * tenth])
     order = [paths[i] for i in np.argsort(part, kind="stable")]
     images, kept, broken = mapped(order, image_shape, output, progress)
-    skipped |= {str(pathlib.Path(name).relative_to(folder)): why for name, why in broken.items()}
+    for name, why in broken.items():
+        skipped[files.printable(pathlib.Path(name).relative_to(folder))] = why
     if len(images) < FEWEST:
         reasons = f", {len(skipped)} skipped, first {next(iter(skipped))}" if skipped else ""
         raise ValueError(
             f"{folder} has {len(images)} readable images, {FEWEST} are needed at least{reasons}"
         )
     ends = np.searchsorted(kept, np.cumsum(np.bincount(part, minlength=3))[:2])
-    return *np.split(images, ends), skipped
+    parts = np.split(images, ends)
+    if labelled:
+        labels = classes_of(folder)[1]
+        y = np.array([labels[order[i]] for i in kept], "int32")
+        parts = list(zip(parts, np.split(y, ends)))
+    return *parts, skipped
+
+
+def classes_of(folder):
+    """Names of the classes of a folder, sorted, and a dict, path of an image -> number of its.
+
+    Raises:
+        ValueError: if its images do not all lie in two class folders or more.
+    """
+    found = arranged(folder)
+    if found.labels is None:
+        raise ValueError(f"{folder} must hold a folder of images for each class, two or more")
+    pairs = (zip(paths, found.labels[split]) for split, paths in found.images.items())
+    return found.classes, dict(pair for one in pairs for pair in one)
 
 
 def mapped(paths, image_shape, output, progress=None):
@@ -291,29 +331,41 @@ def mapped(paths, image_shape, output, progress=None):
         raise ValueError(f"Images have 1 or 3 channels. Received: image_shape={image_shape}")
     key = _key(paths, image_shape)
     target, index = output / f"images-{key}.u8", output / f"images-{key}.json"
-    if not (target.is_file() and index.is_file()):
+    files.sweep(output, "images-*.u8", "images-*.json")
+    found = _found(target, index, image_shape)
+    if found is None:
         for suffix in (".u8", ".json"):
             for old in output.glob(f"images-{'[0-9a-f]' * 12}{suffix}"):
                 old.unlink(missing_ok=True)  # another process may have been faster
-        kept, broken = _write(paths, image_shape, target, progress)
-        files.write_json(index, {"kept": kept, "broken": broken})
-    found = json.loads(index.read_text())
-    shape = (len(found["kept"]), *image_shape)
+        found = _write(paths, image_shape, target, progress)
+        files.write_json(index, found)
+    kept, broken = found["kept"], {str(paths[place]): why for place, why in found["broken"]}
+    shape = (len(kept), *image_shape)
     images = np.memmap(target, np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, "uint8")
-    return images, found["kept"], found["broken"]
+    return images, kept, broken
+
+
+def _found(target, index, image_shape):
+    """What an earlier call has written, None where it is not whole."""
+    try:
+        found = files.read_json(index)
+        whole = target.stat().st_size == len(found["kept"]) * math.prod(image_shape)
+        return found if whole and isinstance(found["broken"], list) else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _key(paths, image_shape):
     digest = hashlib.sha256(repr(image_shape).encode())
     for file in paths:
         status = file.stat()
-        digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{file} {status.st_size} {status.st_mtime_ns}\n"))
     return digest.hexdigest()[:12]
 
 
 def _write(paths, image_shape, target, progress):
-    """Places of the images that were written, and what was broken."""
-    kept, broken = [], {}
+    """Places of the images that were written, and those of the broken ones with what they lack."""
+    kept, broken = [], []
 
     def read_one(place):
         try:
@@ -332,11 +384,11 @@ def _write(paths, image_shape, target, progress):
                 rows = progress(rows, total=len(paths))
             for place, image, reason in rows:
                 if image is None:
-                    broken[str(paths[place])] = reason
+                    broken.append([place, reason])
                 else:
                     out.write(np.ascontiguousarray(image).tobytes())
                     kept.append(place)
-    return kept, broken
+    return {"kept": kept, "broken": broken}
 
 
 def augmented(images, rng):

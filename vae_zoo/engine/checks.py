@@ -22,6 +22,25 @@ def array_of(x):
     return np.asarray(x) if hasattr(x, "__array__") else x
 
 
+def holds_nan(x):
+    """Whether a NumPy array of numbers holds NaN, without an array of answers."""
+    return x.dtype.kind == "f" and x.size > 0 and bool(np.isnan(np.min(x)))
+
+
+def check_count(n):
+    """Raises `ValueError` unless `n`, of examples to draw, is a positive int."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"`n` must be a positive int. Received: n={n!r}")
+
+
+def check_learning_rate(optimizer):
+    """Raises `ValueError` unless the learning rate that an optimizer begins with is finite."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = float(ops.convert_to_numpy(optimizer.learning_rate))
+    if not 0 <= rate < np.inf:
+        raise ValueError(f"The learning rate must be finite, 0 or more. Received: {rate}")
+
+
 def is_stream(x):
     """Whether x gives batches, one after the other, rather than holding examples."""
     held = (str, bytes, dict, tuple, list, set, range)

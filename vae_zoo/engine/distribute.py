@@ -17,6 +17,7 @@ of it (but for the noise, of which every device draws its own). Recipes do this 
 | PyTorch    | `torchrun`, a process a device   | `torchrun`                                       |
 """
 
+import atexit
 import contextlib
 import datetime
 import json
@@ -26,7 +27,7 @@ import re
 import keras
 import numpy as np
 
-from vae_zoo.engine import BACKEND, private, replicas
+from vae_zoo.engine import BACKEND, private, replicas, watch
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
@@ -59,7 +60,8 @@ def data_parallel(devices=None, timeout=50):
     Raises:
         ValueError: if it is entered too late, after something was computed; on PyTorch, if the
             process was not started by torchrun.
-        OSError: from whatever is inside, when a worker is lost.
+        OSError: from whatever is inside, when a worker is lost; on JAX the process may end at once
+            instead, with the same line and status 1.
     """
     if devices is not None and devices < 1:
         raise ValueError(f"`devices` must be at least 1. Received: devices={devices}")
@@ -70,10 +72,10 @@ def data_parallel(devices=None, timeout=50):
         except Exception as error:
             if lost(error):
                 reason = next(line for line in str(error).splitlines() if LOST.search(line)).strip()
-                raise OSError(
-                    f"A worker of this run was lost ({reason}). Start all of them again, with "
-                    "--resume to go on from the last checkpoint"
-                ) from error
+                if BACKEND == "jax":  # which would wait for the lost one, and abort then
+                    watch.end_first()
+                    atexit.register(os._exit, 1)
+                raise OSError(watch.told(reason)) from error
             raise
 
 
@@ -180,6 +182,7 @@ def _jax_devices(devices):
 @contextlib.contextmanager
 def _jax(devices, timeout):
     processes = int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", 1))
+    watched = contextlib.nullcontext()
     if processes > 1 and not jax.distributed.is_initialized():
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         try:
@@ -194,9 +197,12 @@ def _jax(devices, timeout):
             raise ValueError(f"{missing.args[0]} must be in the environment too") from None
         except RuntimeError as error:
             raise _too_late() if "before" in str(error) else error from None
+        client = jax._src.distributed.global_state.client
+        host = os.environ["KERAS_DISTRIBUTION_JOB_ADDRESSES"].split(",")[0].rpartition(":")[0]
+        watched = watch.watching(client, host, jax.process_index(), processes)
     names = _jax_devices(devices)
     parallel = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
-    with parallel.scope():
+    with watched, parallel.scope():
         if processes > 1:  # weights begin alike, of models without a seed too
             seed = replicas.number_from_first(np.random.randint(2**31 - 1))
             keras.utils.set_random_seed(int(seed))

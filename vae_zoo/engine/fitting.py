@@ -23,8 +23,12 @@ class FittedModel(NoisyModel):
 
     # === Checks ===
 
-    def check_data(self, x, what="`x`"):
+    def check_data(self, x, what="`x`", skipped=False):
         """x as NumPy, checked: all examples at once, as an array or a tensor of any engine.
+
+        Args:
+            x, what: the data, and their name.
+            skipped: True where a step passes over NaN, and counts it; as bits it would be lost.
 
         Raises:
             ValueError: in one line, if it cannot be right.
@@ -37,7 +41,7 @@ class FittedModel(NoisyModel):
             if len(x) == 0:
                 raise ValueError(f"At least one example is needed. {what} is an empty array")
             self.domain.check_values(x, what)
-            if self.sees_bits and x.dtype.kind == "f" and np.isnan(x).any():
+            if (self.sees_bits or not skipped) and checks.holds_nan(x):
                 raise ValueError(f"{what} must be {self.domain}. Received: NaN in it")
         return x
 
@@ -64,19 +68,20 @@ class FittedModel(NoisyModel):
         self.condition.check_values(y, "`y`")
         return y
 
-    def _check_batch(self, batch):
-        """One batch of a data set; superfluous labels need not be stripped of one."""
+    def _check_batch(self, batch, skipped=True):
+        """One batch of a data set; superfluous labels need not be stripped of one. `skipped` is as
+        of `check_data`."""
         x, y, _ = checks.parts(batch)
         if self.condition is not None and y is None and isinstance(x, (tuple, list)):
             x, y = (*x, None)[:2]  # the pair that `call` takes
-        self.check_data(x)
+        self.check_data(x, skipped=skipped)
         if self.condition is not None:
             self.check_labels(y)
 
     @contextlib.contextmanager
-    def _checking(self, *sources):
+    def _checking(self, *sources, skipped=True):
         """Context with the sources, pairs (x, y), checked; of a stream the first batch is, when it
-        is read. What is yielded replaces the x of each."""
+        is read. What is yielded replaces the x of each. `skipped` is as of `check_data`."""
         refused = []
 
         def look(batch):
@@ -92,7 +97,7 @@ class FittedModel(NoisyModel):
             if checks.is_stream(x):
                 x = checks.looked_at(x, look, shapes)
             else:
-                self._check_batch((x, y))
+                self._check_batch((x, y), skipped)
             checked.append(x)
         optimizer = getattr(getattr(self, "optimizer", None), "variables", [])
         try:
@@ -141,7 +146,9 @@ class FittedModel(NoisyModel):
             steps_per_execution=steps_per_execution,
             auto_scale_loss=auto_scale_loss,
         )
-        backend.optimizers_of(self.optimizer, self.players())  # refuses what cannot train them
+        # Refuses what cannot train them.
+        for own, _ in backend.optimizers_of(self.optimizer, self.players()):
+            checks.check_learning_rate(own)
         adam.accelerate(self.optimizer, compiled=self.jit_compile)
         # Not by attribute assignment: Keras would track it as the model's own state.
         eager = run_eagerly or self.jit_compile or self.loops
@@ -210,7 +217,8 @@ class FittedModel(NoisyModel):
         _check_weights(y, sample_weight)
         # What `fit` evaluates it has checked.
         by_fit = isinstance(kwargs.get("callbacks"), keras.callbacks.CallbackList)
-        with self._checking(*([] if by_fit else [(x, y)])) as checked:
+        weighed = sample_weight is not None  # a row of weight 0 may hold anything
+        with self._checking(*([] if by_fit else [(x, y)]), skipped=weighed) as checked:
             x = checked[0] if checked else x
             self._stop_at(kwargs.get("steps"))
             if replicas.devices()[0] > 1 and isinstance(x, np.ndarray):
@@ -226,10 +234,15 @@ class FittedModel(NoisyModel):
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """Keras's `predict`: what `call` returns; of a conditional model x is a pair (x, y)."""
-        with self._checking((x, None)) as (x,):
+        with self._checking((x, None), skipped=False) as (x,):
             self._stop_at(steps)
-            if replicas.devices()[0] > 1 and isinstance(x, np.ndarray):
-                return self.run("call", self.call, x, batch_size=batch_size or 32)
+            parts = x if isinstance(x, tuple) else (x,)
+            if replicas.devices()[0] > 1 and all(isinstance(part, np.ndarray) for part in parts):
+
+                def call(*parts):
+                    return self.call(parts if len(parts) > 1 else parts[0])
+
+                return self.run("call", call, *parts, batch_size=batch_size or 32)
             return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):

@@ -1,5 +1,7 @@
 """Where noise comes from: saved generators, stateless ones, and one of its own for each replica."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,16 +10,43 @@ from vae_zoo.engine.replicas import replica
 
 
 def noise_source(seed):
-    """A `SeedGenerator` whose stream is its own; `seed` is an int, None to draw one (as
-    `keras.utils.set_random_seed` says), or such a generator, which is returned as it is.
+    """A `SeedGenerator` whose stream is its own, and whose state is saved; `seed` is an int, None
+    to draw one (as `keras.utils.set_random_seed` says), or a generator, which is returned as it is.
 
     On PyTorch Keras seeds a draw by the sum of seed and counter, so that near seeds would give
     shifted copies of one stream: they are spread.
     """
-    if isinstance(seed, keras.random.SeedGenerator):
-        return seed
+    return (
+        seed
+        if isinstance(seed, keras.random.SeedGenerator)
+        else keras.random.SeedGenerator(_spread(seed))
+    )
+
+
+def passing_noise(seed):
+    """What draws the same numbers as `noise_source(seed)`, for one call: it holds no variable,
+    which TensorFlow would keep for ever."""
+    return seed if isinstance(seed, keras.random.SeedGenerator) else _PassingNoise(_spread(seed))
+
+
+def _spread(seed):
     seed = np.random.randint(2**31 - 1) if seed is None else seed
-    return keras.random.SeedGenerator(int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2))
+    return int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2)
+
+
+@functools.cache
+def _seed_dtype():
+    return keras.random.SeedGenerator(0).state.dtype
+
+
+class _PassingNoise(keras.random.SeedGenerator):
+    def __init__(self, seed):
+        self.seed, self.draws = seed, 0
+
+    def next(self, ordered=True):
+        state = ops.convert_to_tensor(np.array([self.seed, self.draws]), _seed_dtype())
+        self.draws += 1
+        return state
 
 
 def drawn(source, shape, distribution, alike):

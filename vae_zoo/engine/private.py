@@ -31,6 +31,9 @@ NAMES = {
         "keras_tuner.Tuner._build_hypermodel": "what replaces it",
         "keras_tuner.oracles.HyperbandOracle._get_num_brackets": "how many trials it begins with",
         "keras_tuner.oracles.HyperbandOracle._get_size": "how many trials it begins with",
+        "keras.src.backend.common.global_state.set_global_attribute": "forgets what was not built",
+        "zipfile._EndRecData": "how long a zip's list of its members is, before it is read",
+        "zipfile._ECD_SIZE": "where that stands",
         "argparse.ArgumentParser()._actions": "the flags that are close to an unknown one",
     },
     ("jax", "torch"): {
@@ -48,6 +51,7 @@ NAMES = {
         "keras.optimizers.Adam._all_reduce_sum_gradients": "replaced: gradients come summed",
     },
     ("jax",): {
+        "jax._src.distributed.global_state.client": "where processes leave word for each other",
         "keras.Variable()._value": "None after an error in the first step, and then put back",
     },
     ("torch",): {

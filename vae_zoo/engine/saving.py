@@ -1,14 +1,18 @@
 """Files that any backend loads: configs from signatures, portable optimizers, noise states."""
 
 import contextlib
+import contextvars
 import functools
 import inspect
 import math
 import pathlib
+import random
+import warnings
 
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend.common import global_state
 
 from vae_zoo import files
 
@@ -104,9 +108,12 @@ def _equal(a, b):
 # A size above these is a mistake or an attack, never a wish.
 LARGEST = 2**16  # of one layer, by these keywords of a config
 SIZES = ("latents", "widths", "groups", "units", "filters", "latent_dim", "hidden", "components")
-SIZES += ("shape", "image_shape", "batch_shape", "codes", "code_dim")
+SIZES += ("shape", "image_shape", "batch_shape", "codes", "code_dim", "num_samples", "levels")
 DEEPEST = 256  # layers of one kind
-MOST = 2**27, 2**29  # elements of one example, of all weights together
+MOST_OF_EXAMPLE = 2**27  # elements of one example
+MOST_WEIGHTS = 2**29  # elements of all weights together
+MOST_ARRAYS = 2**14  # arrays that these are in
+LARGEST_INT = 2**63  # of what is no size, a seed say
 
 
 def check_sizes(config, key=""):
@@ -116,35 +123,65 @@ def check_sizes(config, key=""):
             check_sizes(value, name)
     elif isinstance(config, (list, tuple)):
         sizes = [value for value in config if isinstance(value, int)]
-        if len(sizes) > DEEPEST or (key.endswith("shape") and math.prod(sizes) > MOST[0]):
-            raise ValueError(f"{key}={config[:5]} … of {len(config)} is above the limits of sizes")
+        shape = key.endswith("shape")
+        if len(sizes) > DEEPEST or (shape and math.prod(sizes) > MOST_OF_EXAMPLE):
+            shown = files.shown(config[:5])
+            raise ValueError(f"{key}={shown} … of {len(config)} is above the limits of sizes")
         for value in config:
             check_sizes(value, key)
     elif isinstance(config, (int, float)):
         limit = DEEPEST if key == "blocks" else LARGEST if key in SIZES else None
+        limit = LARGEST_INT if limit is None and isinstance(config, int) else limit
         if limit is not None and config > limit:
             raise ValueError(f"{key}={config} is above the limit of {limit}")
 
 
+BUDGETED = contextvars.ContextVar("BUDGETED", default=False)
+
+
 @contextlib.contextmanager
-def weight_budget(elements):
-    """Context in which layers may ask for no more elements of weights than that, all together;
-    `ValueError` before the first one too many is made."""
-    layer, left = keras.layers.Layer, [elements]
+def weight_budget(elements=MOST_WEIGHTS, arrays=MOST_ARRAYS):
+    """Context in which layers may ask for no more weights than that, all together: so many elements
+    in so many arrays; `ValueError` before the first one too many is made. Inside of another one it
+    does nothing.
+    """
+    if BUDGETED.get():
+        yield
+        return
+    layer, left = keras.layers.Layer, [elements, arrays]
     before = layer.add_weight
 
     @functools.wraps(before)
     def add_weight(self, shape=None, *args, **kwargs):
         left[0] -= math.prod(shape or ())
-        if left[0] < 0:
-            raise ValueError(f"its config asks for more weights than the limit of {elements:,}")
+        left[1] -= 1
+        if min(left) < 0:
+            raise ValueError(
+                f"its config asks for more weights than the limit of {elements:,} in {arrays:,} "
+                "arrays"
+            )
         return before(self, shape, *args, **kwargs)
 
-    layer.add_weight = add_weight
+    layer.add_weight, token = add_weight, BUDGETED.set(True)
     try:
         yield
     finally:
         layer.add_weight = before
+        BUDGETED.reset(token)
+
+
+@contextlib.contextmanager
+def on_paper():
+    """Context in which a model is built without the values of its weights, which cost nothing then;
+    global random states stay as they are."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", [])  # or another scope would
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 # Keywords of files of version 0.1, which knew images only.
@@ -227,7 +264,7 @@ class SavedModel(Settled, keras.Model):
         trainable, frozen = config.pop("trainable", True), config.pop("frozen", None)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = restore(config["dtype"])
-        with weight_budget(MOST[1]):
+        with weight_budget():
             model = cls(**config)
         if not trainable:
             model.trainable = False
@@ -280,11 +317,35 @@ class SavedModel(Settled, keras.Model):
         store["noise"] = np.stack(states).astype("int64")  # Keras leaves it out
 
     def load_own_variables(self, store):
-        store = {key: store[key] for key in store.keys()}
-        states = np.asarray(store.pop("noise", []))
-        super().load_own_variables(store)
-        for variable, state in zip(self._noise_states(), states):
+        super().load_own_variables(_Rest(store, "noise"))
+        states = self._noise_states()
+        noise = np.zeros((0, 2), int)
+        if "noise" in store.keys():
+            noise = np.asarray(store["noise"])
+        if noise.dtype.kind not in "iu" or noise.shape[1:] != (2,):
+            received = f"{noise.dtype} {noise.shape}"
+            raise ValueError(f"states of noise must be pairs of ints. Received: {received}")
+        if len(noise) != len(states):
+            warnings.warn(
+                f"The file of this {type(self).__name__} holds {len(noise)} states of noise for "
+                f"{len(states)}: the others start anew",
+                stacklevel=2,
+            )
+        for variable, state in zip(states, noise):
             variable.assign(state)
+
+
+class _Rest:
+    """A store of arrays without one of them; none is read before it is asked for."""
+
+    def __init__(self, store, name):
+        self.store, self.name = store, name
+
+    def keys(self):
+        return [key for key in self.store.keys() if key != self.name]
+
+    def __getitem__(self, key):
+        return self.store[key]
 
 
 def _portable(config):

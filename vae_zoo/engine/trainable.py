@@ -188,9 +188,18 @@ class Trainable(FittedModel):
             return terms, ops.ones(ops.shape(terms)[:1], "float32")
         return replicas.whole_batch(terms), replicas.whole_batch(weights)
 
+    def own_places(self, rows):
+        """Where the rows of a tensor stand in the whole batch: int32 (batch,)."""
+        size = ops.shape(rows)[0]
+        if self._now.weights is None:
+            return ops.arange(size, dtype="int32")
+        return ops.cast(replicas.replica()[0] * size, "int32") + ops.arange(size, dtype="int32")
+
     def without_training(self, variables):
         """Context in which `variables` are constants, for a term that must not train them."""
-        return backend.constant(variables, [*self.variables, *self.metrics_variables])
+        optimizer = self.optimizer.variables if self.compiled else []
+        others = [*self.non_trainable_variables, *optimizer, *self.tracker.numbers]
+        return backend.constant(variables, [*self.trainable_variables, *others])
 
     @backend.step("trainable_variables", "non_trainable_variables", "metrics_variables")
     def test_step(self, data):

@@ -35,6 +35,48 @@ def accuracies(values, path):
     return save(figure, path)
 
 
+def signal_to_noise(ratios, ks, path):
+    """Signal-to-noise ratio of a gradient against the number of draws k, one line an estimate.
+
+    Args:
+        ratios: dict, name -> floats, one for each k.
+        ks: ints.
+        path: the PNG to write.
+    """
+    figure = figure_of(480, 340, layout="constrained")
+    axes = figure.subplots()
+    for name, values in ratios.items():
+        axes.plot(ks, values, marker="o", markersize=4, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(ks, map(str, ks))
+    axes.minorticks_off()
+    axes.set(xlabel="k, draws of the bound", ylabel="|mean| / standard deviation")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.legend(fontsize=8, frameon=False)
+    tidy(axes)
+    return save(figure, path)
+
+
+def variances(values, path):
+    """Variances of estimates of one gradient, as bars on a logarithmic scale.
+
+    Args:
+        values: dict, name -> float.
+        path: the PNG to write.
+    """
+    figure = figure_of(480, 70 + 40 * len(values), layout="constrained")
+    axes = figure.subplots()
+    names = list(values)[::-1]
+    bars = axes.barh(names, [values[name] for name in names], color=TRAINING)
+    axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
+    axes.set_xscale("log")
+    axes.margins(x=0.2)
+    axes.set(xlabel="variance of an estimate of the gradient")
+    tidy(axes)
+    return save(figure, path)
+
+
 def rate_distortion(rows, path):
     """Rate and distortion of trials, by their β where it differs, with the Pareto front: no trial
     has less of both.

@@ -1,5 +1,6 @@
 """All that a run goes on from, in one file."""
 
+import collections
 import io
 import json
 import pathlib
@@ -12,24 +13,64 @@ from keras import ops
 from vae_zoo import files
 from vae_zoo.engine import replicas
 
+BEFORE = "checkpoint.previous.npz"  # of the epoch before
+STATE = {"epoch", "stopped", "history", "best", "best_epoch", "wait", "settings"}
+
+
+def read(path, content=None):
+    """What a checkpoint holds.
+
+    Args:
+        path: of the file.
+        content: bytes of it; None reads them.
+
+    Returns:
+        state, a dict; lists of arrays: the variables, and the best weights.
+
+    Raises:
+        ValueError: if it is damaged; the checkpoint of the epoch before is offered.
+    """
+    try:
+        content = path.read_bytes() if content is None else content
+        if not files.is_whole(content):
+            raise ValueError("its checksum is that of another content")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            if sum(item.file_size for item in file.zip.infolist()) > len(content):
+                raise ValueError("its arrays are longer than the file")
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+        state = files.parse_json(str(arrays.pop("state")))
+        state["seconds"] = float(arrays.pop("seconds"))
+        if not STATE <= set(state):
+            raise ValueError(f"it says nothing of {', '.join(sorted(STATE - set(state)))}")
+        if any(array.dtype.kind in "OSU" for array in arrays.values()):
+            raise ValueError("its arrays are not of numbers")
+        count = collections.Counter(name[:1] for name in arrays)
+        variables, best = ([arrays[f"{kind}{i}"] for i in range(count[kind])] for kind in "vb")
+        return state, variables, best
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds
+        before = path.with_name(BEFORE)
+        offer = f"mv {before} {path} goes back to the epoch before, " if before.exists() else ""
+        raise ValueError(
+            f"{path} is damaged ({files.in_words(error)}): {offer}--overwrite starts anew"
+        ) from error
+
 
 def seconds_of(output):
     """Seconds of training of the run in a folder, over all of its resumed parts."""
-    with np.load(pathlib.Path(output, "checkpoint.npz")) as checkpoint:
-        return float(checkpoint["seconds"])
+    return read(pathlib.Path(output, "checkpoint.npz"))[0]["seconds"]
 
 
 def settings_of(output):
     """The settings of the run in a folder that its weights depend on, a dict."""
-    with np.load(pathlib.Path(output, "checkpoint.npz")) as checkpoint:
-        return json.loads(str(checkpoint["state"]))["settings"]
+    return read(pathlib.Path(output, "checkpoint.npz"))[0]["settings"]
 
 
 class Checkpoint(keras.callbacks.Callback):
     """All that the next epoch depends on, in one file, written whole or not at all.
 
     The file holds every variable of the model and its optimizer (weights, moments, iterations, loss
-    scale, noise states), the history, and the best weights so far with their epoch.
+    scale, noise states), the history, and the best weights so far with their epoch; its checksum
+    tells whether it is whole. The one of the epoch before stays beside it.
 
     Args:
         output: folder, for `checkpoint.npz` and `history.csv`.
@@ -49,8 +90,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.limit = replicas.number_from_first(limit)
         self.settings = json.loads(json.dumps(settings))
         self.path, self.table = output / "checkpoint.npz", output / "history.csv"
-        for leftover in output.glob(".checkpoint.*.npz"):  # of a run killed while it wrote
-            leftover.unlink()
+        files.sweep(output, self.path.name, BEFORE, self.table.name)
         self.of, self.batches, self.stopping = model, batches, stopping
         self.epoch, self.history, self.stopped, self.resumed = 0, {}, False, None
         self.seconds, self.since = 0.0, time.monotonic()
@@ -84,7 +124,10 @@ class Checkpoint(keras.callbacks.Callback):
         best = {f"b{i}": array for i, array in enumerate(self.stopping.best_weights or [])}
         buffer = io.BytesIO()
         np.savez(buffer, state=json.dumps(state), seconds=self.seconds, **arrays, **best)
-        files.write_bytes(self.path, buffer.getvalue())
+        with files.replacing(self.path) as partial:
+            partial.write_bytes(files.sealed(buffer.getvalue()))
+            if self.epoch > 1:  # before it may be of the run that this one replaces
+                files.keep(self.path, BEFORE)
         rows = zip(range(self.epoch), *self.history.values())
         lines = [["epoch", *self.history], *rows]
         files.write_bytes(self.table, "".join(",".join(map(str, r)) + "\n" for r in lines).encode())
@@ -99,11 +142,8 @@ class Checkpoint(keras.callbacks.Callback):
         if self.of.compiled:
             self.of.optimizer.build(self.of.trainable_variables)
         variables = list(self._variables())
-        with np.load(io.BytesIO(content)) as file:
-            state = json.loads(str(file["state"]))
-            self.seconds = float(file["seconds"])
-            arrays = [file[f"v{i}"] for i in range(sum(name[0] == "v" for name in file.files))]
-            best = [file[f"b{i}"] for i in range(sum(name[0] == "b" for name in file.files))]
+        state, arrays, best = read(self.path, content)
+        self.seconds = state["seconds"]
         other = [k for k in self.settings if state["settings"].get(k) != self.settings[k]]
         if other:
             then = ", ".join(f"{name}={state['settings'].get(name)}" for name in other)

@@ -85,7 +85,8 @@ def evaluate(
         dict, name -> number: those of `measure`; ssim; kl_per_latent, of a hierarchy kl_per_group;
         with a classifier cnn_fid of samples from the prior, cnn_fid_gaussian_mixture of samples
         from a mixture fitted to the codes of training images, cnn_fid_uniform of uniform codes
-        where a prior over codes was learned, cnn_fid_floor of validation images; with labels
+        where a prior over codes was learned, cnn_fid_floor of validation images; of a model of
+        classes generative_accuracy, by argmax_y p(x|y), and cnn_fid_by_class; with labels
         probe_accuracy of the codes, and of pixels and of the same encoder untrained as controls; of
         a hierarchy, with both, identity_kept: of new images below groups held from test images.
     """
@@ -148,6 +149,7 @@ def _(model: BaseVAE, found):
         numbers
         | _prior_quality(model, found)
         | _mixture_quality(model, found)
+        | _of_classes(model, found)
         | _probes(model, found)
     )
 
@@ -256,6 +258,29 @@ def _prior_quality(model, found):
     y = labels_of(model, found.y)  # as often as in the test split
     value = quality.of(model.sample(quality.n, y=y, seed=found.seed))
     return {"cnn_fid": number(value, "", quality.protocol + "the prior")} | quality.floor
+
+
+def _of_classes(model, found, images=2000, samples=100):
+    """What a model of p(x|y) tells of the classes: its samples of each, and a classifier by Bayes'
+    rule, all classes as likely: argmax_y p(x|y)."""
+    classes = domains.classes(model.condition)
+    if classes is None:
+        return {}
+    numbers = {}
+    if found.classifier is not None:
+        y = np.asarray(found.y)
+        new = features(found.classifier, model.sample(y=y, seed=found.seed))
+        held = found.quality.test
+        values = [metrics.frechet_distance(new[y == c], held[y == c]) for c in range(classes)]
+        protocol = "of each class: features of as many samples as test images, to these"
+        numbers["cnn_fid_by_class"] = number(values, "", protocol)
+    x, y = _some(found.x, np.asarray(found.y), images)
+    bounds = [
+        model.log_likelihood(x, np.full(len(x), c), num_samples=samples) for c in range(classes)
+    ]
+    right = np.argmax(bounds, axis=0) == y
+    protocol = f"argmax_y p(x|y), {samples} importance samples a class, {len(x):,} images"
+    return numbers | {"generative_accuracy": mean(right, "", protocol)}
 
 
 def _mixture_quality(model, found):

@@ -298,11 +298,16 @@ def _bounds(model, x, y, how):
         bound, effective = model.importance(*drawn, num_samples=k, progress=how.progress)
         nll, protocol = -bound, f"{k:,} importance samples, {len(some):,} images"
         fields = {"samples": k, "effective_samples": float(np.median(effective))}
-        numbers[f"nll_iw{k}"] = mean(nll, "nats", protocol, **fields)
+        numbers[f"nll{_given(model)}_iw{k}"] = mean(nll, "nats", protocol, **fields)
         if eight_bits:
             bits = mean(nll / per_dim, "bits/dim", protocol, **fields)
             numbers[f"bits_per_dim_iw{k}"] = bits
     return numbers
+
+
+def _given(model):
+    """What the name of a conditional model's likelihood says: it is no p(x)."""
+    return "" if model.condition is None else "_given_y"
 
 
 def _bits_per_code(model, x, suffix, what):

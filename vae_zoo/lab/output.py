@@ -1,14 +1,20 @@
 """The folder of a run: whether another run is there, and what was trained in it."""
 
 import json
+import os
 import pathlib
+import platform
 import shutil
+import time
 
 import keras
 
-from vae_zoo.lab.checkpoint import settings_of
+from vae_zoo import files
+from vae_zoo.lab import console
+from vae_zoo.lab.checkpoint import BEFORE, settings_of
 from vae_zoo.lab.pictures import NAMES
 
+WRITTEN = ("model.keras", "config.json", "numbers.json", "checkpoint.npz", "history.csv")
 FREE = ("output", "resume", "overwrite", "tensorboard")  # settings that change no number
 
 
@@ -20,7 +26,7 @@ def claim(settings):
             the place of any run, `resume` is left to `fit`.
 
     Raises:
-        ValueError: if a run with other settings is there, or no folder can be.
+        ValueError: if a run with other settings is there, or one that goes on, or no folder can be.
     """
     output = pathlib.Path(settings["output"])
     if above := next((p for p in (output, *output.parents) if p.exists() and not p.is_dir()), None):
@@ -29,12 +35,13 @@ def claim(settings):
         raise ValueError(
             "--resume goes on with a run and --overwrite replaces it: pass one of them"
         )
+    hold(output)
     if settings.get("overwrite") or settings.get("resume"):
         return
     own = json.loads(json.dumps(settings, default=str))
     own |= {"backend": keras.backend.backend()}
     if (output / "config.json").is_file():
-        config = json.loads((output / "config.json").read_text())
+        config = files.read_json(output / "config.json")
         then = {**config.get("settings", {}), "backend": config.get("backend", own["backend"])}
     elif (output / "checkpoint.npz").is_file():
         then = settings_of(output)
@@ -58,10 +65,25 @@ def claim(settings):
     )
 
 
+def hold(output):
+    """Holds the folder of a run as long as this process lives, and sweeps it; `ValueError` where
+    another run holds it. The processes of one search hold theirs together."""
+    if "KERASTUNER_TUNER_ID" in os.environ:
+        return
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    holder = f"process {os.getpid()} on {platform.node()}, {console.command()}, since {since}"
+    if other := files.lock(output, holder):
+        raise ValueError(
+            f"{output} is in use by another run ({other}): wait for it, or choose another --output"
+        )
+    files.sweep(output, *WRITTEN, BEFORE, *(f"{name}.png" for name in NAMES), "images-*.u8")
+
+
 def clear(output):
     """Removes what a run that is about to be replaced has written, but what `fit` writes anew."""
-    for name in ("model.keras", "config.json", "numbers.json", *(f"{name}.png" for name in NAMES)):
-        (output / name).unlink(missing_ok=True)
+    for name in (*WRITTEN, BEFORE, *(f"{name}.png" for name in NAMES)):
+        if name not in ("checkpoint.npz", "history.csv"):
+            (output / name).unlink(missing_ok=True)
     shutil.rmtree(output / "tensorboard", ignore_errors=True)
     for inner in [*output.glob("prior*/"), output / "scratch"]:
         if (inner / "checkpoint.npz").is_file():
@@ -74,7 +96,7 @@ def trained_on(folder):
     for name in ("card.json", "config.json"):
         file = pathlib.Path(folder, name)
         if file.is_file():
-            settings = json.loads(file.read_text())["settings"]
+            settings = files.read_json(file).get("settings", {})
             if "dataset" in settings:  # fine-tuning is told of a folder of images
                 return settings["dataset"], settings.get("image_size")
     raise ValueError(f"{folder} does not say what the model was trained on: pass --dataset")

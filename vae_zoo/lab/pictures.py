@@ -7,6 +7,7 @@ import numpy as np
 
 from vae_zoo.lab import plots, svg
 from vae_zoo.lab.measure import held_out_links
+from vae_zoo.models.conditional_vae import ConditionalVAE
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
 from vae_zoo.models.links import LinkPrediction
@@ -19,7 +20,7 @@ from vae_zoo.parts import domains
 # Of all pictures that a run draws, `plots.curves` included.
 NAMES = ("curves", "samples", "samples_uniform", "reconstructions", "interpolations", "latents")
 NAMES += ("latent_grid", "code_maps", "groups", "fixed_top", "rates", "roc")
-NAMES += ("completions",)
+NAMES += ("classes", "swapped_classes", "completions", "signal_to_noise", "reinforce")
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # that sketches are drawn at
 CLASSES = 8  # columns of a sheet of samples by class
 
@@ -78,6 +79,17 @@ def _(model: LinkPrediction, x, y, output, seed):
     linked, scores = held_out_links(model, x, y if model.condition is not None else None)
     if 0 < linked.sum() < len(linked):
         yield plots.roc(linked, scores, output / "roc.png"), "held-out links told from other pairs"
+
+
+@pictures.register
+def _(model: ConditionalVAE, x, y, output, seed):
+    yield from pictures.dispatch(BaseVAE)(model, x, y, output, seed)
+    if model.domain.pictures(np.asarray(x[:1])) is None:
+        return
+    if domains.classes(model.condition) is None:
+        yield from completions(model, np.asarray(x[:10]), np.asarray(y[:10]), output, seed)
+    else:
+        yield from by_class(model, np.asarray(x), np.asarray(y), output, seed)
 
 
 @pictures.register
@@ -159,7 +171,7 @@ def _at(what):
 
 def samples(model, path, seed):
     """A sheet of 64 new images, a class a column where the model takes labels."""
-    classes = None if model.condition is None else _classes(model)
+    classes = domains.classes(model.condition)
     if model.condition is not None and classes is None:
         return  # a condition that is no class: what it looks like depends on what is given
     y = None if classes is None else np.arange(64) % CLASSES % classes
@@ -168,9 +180,33 @@ def samples(model, path, seed):
         yield plots.samples(new, path), "new images"
 
 
-def _classes(model):
-    labels = isinstance(model.condition, domains.Symbols) and not model.condition.shape
-    return model.condition.levels if labels else None
+def by_class(model, x, y, output, seed, most=10):
+    """Rows of one class, and rows of one latent."""
+    classes = min(most, domains.classes(model.condition))
+    new = model.sample(seed=seed, y=np.repeat(np.arange(classes), most))
+    rows = model.domain.pictures(new).reshape(classes, most, *new.shape[1:])
+    path = plots.image_rows(rows, [""] * most, output / "classes.png")
+    yield path, "one class a row, another latent a column"
+    # An image of each class, as far as there are some.
+    first = [np.flatnonzero(y == c)[:1] for c in range(classes)]
+    chosen = np.concatenate([*first, np.arange(len(x))])
+    chosen = chosen[np.sort(np.unique(chosen, return_index=True)[1])][:most]
+    swapped = model.swap(x[chosen], y[chosen])[:, :classes]
+    rows = np.concatenate([model.domain.pictures(x[chosen])[:, None], swapped], axis=1)
+    titles = ["original", *map(str, range(classes))]
+    path = plots.image_rows(rows, titles, output / "swapped_classes.png")
+    yield path, "the latent of the image at the left in every class"
+
+
+def completions(model, x, y, output, seed, draws=8):
+    """What is given, the whole, and wholes that are drawn."""
+    new = model.sample(seed=seed, y=np.repeat(y, draws, axis=0))
+    new = model.domain.pictures(new).reshape(len(y), draws, *x.shape[1:])
+    parts = (model.domain.pictures(part)[:, None] for part in (y, x))
+    rows = np.concatenate([*parts, new], axis=1)
+    titles = ["given", "original", *["drawn"] * draws]
+    path = plots.image_rows(rows, titles, output / "completions.png")
+    yield path, "what is given, the whole image, and others drawn"
 
 
 def _some(model, x, y, n):
@@ -198,7 +234,7 @@ def latent_space(model, x, y, output):
     """The latents of test examples, of the top group where there are several; where they are two
     numbers, what the plane decodes to."""
     codes = keras.tree.flatten(model.encode(*_some(model, x, y, 5000)))[0]
-    labels = None if y is None else y[:5000]
+    labels = None if np.ndim(y) != 1 else y[:5000]  # which are colours
     codes = codes.reshape(len(codes), -1)
     finite = np.isfinite(codes).all(axis=1)
     if not finite.any():  # of a model that has diverged

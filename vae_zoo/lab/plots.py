@@ -21,7 +21,15 @@ from vae_zoo.lab.canvas import (
     sheet,
     tidy,
 )
-from vae_zoo.lab.charts import accuracies, parallel, rate_distortion, roc, search
+from vae_zoo.lab.charts import (
+    accuracies,
+    parallel,
+    rate_distortion,
+    roc,
+    search,
+    signal_to_noise,
+    variances,
+)
 from vae_zoo.lab.planes import density, steps
 
 __all__ = [
@@ -41,8 +49,10 @@ __all__ = [
     "roc",
     "samples",
     "search",
+    "signal_to_noise",
     "steps",
     "strips",
+    "variances",
 ]
 
 UNITS = {  # of what is logged and is no number of nats

@@ -18,7 +18,7 @@ BETAS = (1, 4, 8, 16, 32)  # of the patches' quadratic, in units of 1 / sigma^2 
 # Standard deviations of the noise that patches are taken to have, where the operator is another:
 # the paper's beta = 50 · 2^j for deblurring, and wider ones before for holes.
 LEVELS = tuple(float((50 * 2.0**j) ** -0.5) for j in range(-2, 7))
-FAST = {"truncation": 0.1, "stride": 2, "searches": (0, 2)}
+FAST = {"truncation": 0.1, "stride": 3, "searches": None}
 COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.array([[3], [2], [4]])
 
 

@@ -19,7 +19,7 @@ from vae_zoo.lab.callbacks import NoticeCollapse, TensorBoard
 from vae_zoo.lab.checkpoint import Checkpoint, seconds_of
 from vae_zoo.lab.evaluate import labels_of, latents, measure
 from vae_zoo.lab.measure import spread
-from vae_zoo.lab.output import claim, clear, trained_on
+from vae_zoo.lab.output import claim, clear, hold, trained_on
 from vae_zoo.lab.pictures import pictures
 from vae_zoo.models.dense_vae import DenseVAE
 from vae_zoo.models.gaussian_mixture import GaussianMixture
@@ -27,7 +27,7 @@ from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.models.real_nvp import RealNVP
 from vae_zoo.parts import domains, likelihoods, priors
 
-__all__ = ["claim", "fit", "fitted_prior", "report", "splits", "trained_on"]
+__all__ = ["claim", "fit", "fitted_prior", "hold", "report", "splits", "trained_on"]
 
 
 def splits(dataset, image_size=None, binary=False, static=False):

@@ -126,7 +126,8 @@ class OfMixture:
             arrays += [1 / tails[ks], self.vectors[ks][:, :, :rank] * roots[:, None]]
         arrays = [ops.convert_to_tensor(a.astype("float32")) for a in arrays]
         score = functools.partial(
-            _likeliest, len(by_pairs) > 0, self.prior.basis is not None, self.means.any().item()
+            *(_likeliest, len(by_pairs) > 0, len(arrays) // 2 - 1),
+            *(self.prior.basis is not None, self.means.any().item()),
         )
         run = self.prior.compiled_function("likeliest", score)
 
@@ -163,14 +164,15 @@ class OfMixture:
         return filtered
 
 
-def _likeliest(some_by_pairs, remove_dc, shifted, patches, constant, linear, entries, *thin):
-    """argmax_k of the joint log-density, of arrays as `_search` makes them."""
+def _likeliest(by_pairs, thin, remove_dc, shifted, patches, constant, linear, entries, *roots):
+    """argmax_k of the joint log-density, of arrays as `_search` makes them: whether some components
+    go by pairs, and how many groups have thin roots."""
     if remove_dc:
         patches = patches - ops.mean(patches, axis=1, keepdims=True)
-    squares = [ops.matmul(_pairs(patches), entries)] if some_by_pairs else []
+    squares = [ops.matmul(_pairs(patches), entries)] if by_pairs else []
     norms = ops.sum(patches * patches, axis=1, keepdims=True)
-    for inverse, roots in zip(thin[::2], thin[1::2]):
-        squares.append(inverse * norms - squared_norms(patches, roots))
+    for inverse, root in zip(roots[: 2 * thin : 2], roots[1 : 2 * thin : 2]):
+        squares.append(inverse * norms - squared_norms(patches, root))
     score = constant - 0.5 * ops.concatenate(squares, axis=1)
     if shifted:
         score = score + ops.matmul(patches, linear)

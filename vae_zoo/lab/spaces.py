@@ -1,9 +1,11 @@
 """What a search varies in each family; defaults are those of the recipes."""
 
 from vae_zoo.models.autoencoder import Autoencoder
+from vae_zoo.models.conditional_vae import ConditionalVAE
 from vae_zoo.models.conv_vae import ConvVAE
 from vae_zoo.models.dense_vae import DenseVAE
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
+from vae_zoo.models.iwae import IWAE
 from vae_zoo.models.pixel_cnn import PixelCNN
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.models.vq_vae_2 import VQVAE2
@@ -29,6 +31,21 @@ def _conv_vae(hp, **shared):
     filters = hp.Choice("filters", [8, 16, 32, 64], default=32)
     widths = {"filters": (filters, 2 * filters), "units": _width(hp, 256)}
     return ConvVAE(latent_dim=_latents(hp, 16), **widths, **shared)
+
+
+def _iwae(hp, **shared):
+    return IWAE(latent_dim=_latents(hp, 16), hidden=(_width(hp, 300),) * 2, **shared)
+
+
+def _conditional_vae(hp, **shared):
+    prior = hp.Choice("prior", ["normal", "learned"], default="normal")
+    return ConditionalVAE(
+        latent_dim=_latents(hp, 16),
+        hidden=(_width(hp, 300),) * 2,
+        label_dim=hp.Choice("label_dim", [8, 16, 32, 64], default=32),
+        prior="learned" if prior == "learned" else None,
+        **shared,
+    )
 
 
 def _hierarchical_vae(hp, **shared):
@@ -61,10 +78,13 @@ def _pixel_cnn(hp, shape, **shared):
     return PixelCNN(shape=shape[:2], filters=filters, blocks=blocks, **shared)
 
 
+OF_CLASSES = ("conditional_vae",)  # which are given `condition`, the number of classes
 FAMILIES = {  # function of (hp, shape, …) -> model, and its likelihood, None without a choice
     "autoencoder": (_autoencoder, None),
     "dense_vae": (_dense_vae, "bernoulli"),
     "conv_vae": (_conv_vae, "bernoulli"),
+    "iwae": (_iwae, "bernoulli"),
+    "conditional_vae": (_conditional_vae, "bernoulli"),
     "hierarchical_vae": (_hierarchical_vae, "bernoulli"),
     "vq_vae": (_vq_vae, "gaussian"),
     "vq_vae_2": (_vq_vae_2, "gaussian"),

@@ -7,7 +7,7 @@ from keras import ops
 from vae_zoo.engine.saving import serialized
 from vae_zoo.engine.trainable import Trainable
 from vae_zoo.models.kinds import BaseVAE
-from vae_zoo.parts import likelihoods
+from vae_zoo.parts import domains, likelihoods
 
 
 def fits(likelihood, images):
@@ -34,15 +34,19 @@ def check(model):
             f"A {type(model).__name__} cannot be built for other images: only a VAE of the zoo, "
             "which knows the shape of its images, can"
         )
+    if model.condition is not None and domains.classes(model.condition) is None:
+        raise ValueError(f"Only classes come with other images. The condition is {model.condition}")
 
 
-def adapted(model, shape=None, likelihood=None):
-    """A new model with the weights of a trained one, for another image shape or likelihood.
+def adapted(model, shape=None, likelihood=None, condition=None):
+    """A new model with the weights of a trained one, for another image shape, likelihood, or number
+    of classes.
 
     Args:
         model: `BaseVAE` whose config has `shape`.
         shape: (height, width, channels), None for the model's.
         likelihood: a `Likelihood` or its name, None for a copy of the model's.
+        condition: int, number of classes of a conditional model, None for that of the model.
 
     Returns:
         The new model, not compiled, and the list of its trainable variables that are new, since no
@@ -61,18 +65,18 @@ def adapted(model, shape=None, likelihood=None):
         config["shape"] = tuple(shape)
     if likelihood is not None:
         config["likelihood"] = serialized(likelihoods.get(likelihood))
+    if condition is not None:
+        config["condition"] = condition
     new = type(model).from_config(config)
-    pairs = zip(_networks(new), _networks(model), strict=True)
+    pairs = list(zip(_networks(new), _networks(model), strict=True))
+    for part in ("likelihood", "prior") if likelihood is None else ("prior",):
+        pairs += zip(*(_variables(getattr(m, part, None)) for m in (new, model)), strict=True)
     fresh = []
     for mine, its in pairs:
         if mine.shape == its.shape:
             mine.assign(ops.convert_to_numpy(its))
         elif mine.trainable:
             fresh.append(mine)
-    for part in ("likelihood", "prior") if likelihood is None else ("prior",):
-        both = (_variables(getattr(m, part, None)) for m in (new, model))
-        for mine, its in zip(*both, strict=True):
-            mine.assign(ops.convert_to_numpy(its))
     return new, fresh
 
 

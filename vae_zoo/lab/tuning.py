@@ -25,8 +25,8 @@ from vae_zoo.engine import distribute, replicas
 from vae_zoo.engine.batches import Batches
 from vae_zoo.engine.saving import keywords
 from vae_zoo.lab import metrics, runs
-from vae_zoo.lab.evaluate import features
-from vae_zoo.lab.spaces import FAMILIES
+from vae_zoo.lab.evaluate import features, labels_of
+from vae_zoo.lab.spaces import FAMILIES, OF_CLASSES
 from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.parts import likelihoods, schedules
 
@@ -61,7 +61,8 @@ class Objective:
 
 
 def _cnn_fid(search, model, numbers):
-    new = model.sample(len(search.real_features), seed=search.seed)
+    n = len(search.real_features)
+    new = model.sample(n, seed=search.seed, y=labels_of(model, search.validation[1][:n]))
     return metrics.frechet_distance(features(search.classifier, new), search.real_features)
 
 
@@ -72,6 +73,7 @@ def _rate_at_distortion(search, model, numbers):
 
 OBJECTIVES = {
     "val_elbo": Objective("max", lambda search, model, numbers: numbers["val_elbo"], False),
+    "val_iwae": Objective("max", lambda search, model, numbers: numbers["val_iwae"], False),
     "val_loss": Objective("min", lambda search, model, numbers: numbers["val_loss"], False),
     "cnn_fid": Objective("min", _cnn_fid),
     "rate_at_distortion": Objective("min", _rate_at_distortion),
@@ -147,11 +149,13 @@ class Search(keras_tuner.HyperModel):
         if model.sees_bits:
             held_out = self.validation, self.test
             self.validation, self.test = ((data.binarize(x), y) for x, y in held_out)
-        self.objective = objective or ("val_elbo" if bounded else "val_loss")
+        self.objective = objective or f"val_{model.monitor}"
         if self.objective != "val_loss" and not bounded:
             raise ValueError(
                 f"The objective of {family} must be val_loss. Received: {self.objective}"
             )
+        if self.objective == "val_iwae" and "iwae" not in model.logged:
+            raise ValueError(f"{family} has no importance-weighted bound: choose another objective")
         self.judge = OBJECTIVES[self.objective]
         if self.objective == "cnn_fid":
             self._load_features()
@@ -159,6 +163,10 @@ class Search(keras_tuner.HyperModel):
     def _shared(self):
         """What every model of the search is made with."""
         shared = {"shape": self.train[0].shape[1:], "seed": self.seed}
+        if self.family in OF_CLASSES:
+            if self.train[1] is None:
+                raise ValueError(f"{self.family} needs classes, and {self.dataset} has none")
+            shared["condition"] = 1 + int(max(np.max(y) for _, y in (self.train, self.validation)))
         return shared | ({"likelihood": self.likelihood} if self.likelihood else {})
 
     def _load_features(self):
@@ -236,6 +244,7 @@ class Search(keras_tuner.HyperModel):
         names = {
             "loss": "val_loss",
             "elbo": "val_elbo",
+            "iwae": "val_iwae",
             "kl": "rate",
             "reconstruction": "distortion",
         }

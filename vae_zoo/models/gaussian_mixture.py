@@ -12,9 +12,9 @@ import numpy as np
 from keras import ops
 from scipy import linalg
 
-from vae_zoo.engine import replicas
+from vae_zoo.engine import checks, replicas
 from vae_zoo.engine.batches import Batches
-from vae_zoo.engine.noise import noise_source
+from vae_zoo.engine.noise import passing_noise
 from vae_zoo.models.kinds import Density
 from vae_zoo.parts import domains, em
 from vae_zoo.parts.layers import check_sizes
@@ -140,14 +140,14 @@ class GaussianMixture(Density):
 
     def sample(self, n, y=None, seed=None):
         self.labels(y)
-        seed = noise_source(seed)
+        checks.check_count(n)
+        seed = passing_noise(seed)
         logits = ops.convert_to_tensor(self.logits)[None]
         which = ops.convert_to_numpy(keras.random.categorical(logits, n, "int32", seed=seed))[0]
         c = ops.convert_to_numpy(keras.random.normal((n, self.size), dtype="float32", seed=seed))
         means, factors = self._numpy()[1:]
         for k in np.unique(which):  # C = factor^-T factor^-1, so x = mean + factor^-T white
-            own = linalg.solve_triangular(factors[k], c[which == k].T, trans="T")
-            c[which == k] = means[k] + own.T
+            c[which == k] = means[k] + linalg.solve_triangular(factors[k], c[which == k].T, "T").T
         return self.from_coordinates(c)
 
     def _numpy(self):

@@ -16,10 +16,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from vae_zoo.engine.noise import noise_source
+from vae_zoo.engine.noise import passing_noise
 from vae_zoo.engine.saving import serialized
-from vae_zoo.models.kinds import BaseVAE, summed
+from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.parts import domains, likelihoods, networks, priors
+from vae_zoo.parts.bounds import check_samples, summed
 from vae_zoo.parts.layers import Enlarge, LatentGroup, built, check_sizes, check_widths
 from vae_zoo.parts.posteriors import DiagonalGaussian, Path, PathPosterior
 
@@ -54,6 +55,8 @@ class HierarchicalVAE(BaseVAE):
             mean, while training (Kingma et al. 2016, arXiv:1606.04934, eq. 15).
         balance: bool, weigh the KL of each group by its share of all of them while beta is below 1,
             so that no group is left unused (NVAE, appendix A).
+        num_samples: None, or int k of -log 1/k sum_i p(x, z_i) / q(z_i|x), the loss in its place,
+            with no KL to weigh (IWAE, Burda et al. 2016, arXiv:1509.00519, eq. 8).
         prior: None, or a prior of the top group, in the place of its p(z_L); below it the path
             stays the prior. `with_prior` means the same.
         seed, skip_threshold: see `Trainable`.
@@ -61,8 +64,8 @@ class HierarchicalVAE(BaseVAE):
     Input: (batch, *shape), uint8 in 0..255 or float in [0, 1].
     Output: float32 of the same shape. Latent: a tuple of posterior means, a group an array, the
     top one first: (batch, latents) or (batch, rows, columns, latents).
-    Logs: reconstruction, kl, elbo (nats per example); kl_1 … kl_S of each scale, from the image up;
-    beta where it is a schedule.
+    Logs: reconstruction, kl, elbo (nats per example); kl_1 … kl_S of each scale, from the image up,
+    or iwae, that bound; beta where it is a schedule.
 
     Example:
         model = HierarchicalVAE((28, 28, 1), latents=(16, 8), widths=(64, 32))
@@ -89,6 +92,7 @@ class HierarchicalVAE(BaseVAE):
         beta=1.0,
         free_bits=0.0,
         balance=False,
+        num_samples=None,
         prior=None,
         seed=None,
         skip_threshold=None,
@@ -104,23 +108,23 @@ class HierarchicalVAE(BaseVAE):
                 "`latents`, `widths` and `groups` must have one entry a scale. "
                 f"Received: latents={latents}, widths={widths}, groups={groups}"
             )
-        if network not in ("dense", "conv"):
-            raise ValueError(f"`network` must be dense or conv. Received: network={network!r}")
+        networks.check_network(network)
+        check_samples(1 if num_samples is None else num_samples)
+        own = ["iwae"] if num_samples else [f"kl_{s}" for s in range(1, len(latents) + 1)]
         likelihood = likelihoods.get(likelihood)
         shared = {"network": network, "blocks": blocks, "activation": activation, "dtype": dtype}
-        scales = range(1, len(latents) + 1)
         num_parameters = likelihood.num_parameters(shape[-1])
         encoder = networks.ladder_encoder(shape, widths, **shared)
         decoder = networks.ladder_decoder(shape, widths[0], num_parameters, **shared)
         features = [tuple(output.shape[1:]) for output in encoder.outputs]  # from the image up
-        on_scale = [scale for scale in reversed(scales) for _ in range(groups[scale - 1])]
+        on_scale = [s for s in range(len(latents), 0, -1) for _ in range(groups[s - 1])]
         super().__init__(
             domains.of_shape(shape, unit=likelihood.binary),
             tuple(domains.Arrays((*features[s - 1][:-1], latents[s - 1])) for s in on_scale),
             likelihood,
             beta=beta,
             free_bits=free_bits,
-            logged=(*self.logged, *(f"kl_{s}" for s in scales)),
+            logged=(*self.logged, *own),
             parts={"encoder": encoder, "decoder": decoder},
             seed=seed,
             skip_threshold=skip_threshold,
@@ -130,14 +134,13 @@ class HierarchicalVAE(BaseVAE):
         self.shape = shape
         self.latents, self.widths, self.groups = tuple(latents), tuple(widths), groups
         self.network, self.blocks, self.activation = network, blocks, activation
-        self.balance, self.scales = balance, on_scale
+        self.balance, self.num_samples, self.scales = balance, num_samples, on_scale
+        self.monitor = "iwae" if num_samples else self.monitor
         self.top_prior = None if prior is None else priors.get(prior, self.latent_shape[0], self)
         self.prior = Path(self)
 
         # The path, from the top.
-        self.start = self.add_weight(
-            shape=features[-1], initializer="zeros", dtype="float32", name="start"
-        )
+        self.start = self.add_weight(features[-1], "zeros", "float32", name="start")
         self.ladder = []
         for scale in on_scale:
             group = LatentGroup(latents[scale - 1], activation, depth=sum(groups), dtype=dtype)
@@ -198,8 +201,10 @@ class HierarchicalVAE(BaseVAE):
     # === The bound ===
 
     def objective(self, x, y=None, training=False):
+        if self.num_samples is not None:
+            return self.importance_bound(x, self.drawn(x, y, self.num_samples, training), training)
         parameters, steps = self.descend(x, lambda i, q: q.sample(self.draw), training=training)
-        kls = ops.stack([summed(_kl(*step)) for step in steps], axis=1)
+        kls = ops.stack([summed(priors.kl(p, q, z[None])) for q, p, z in steps], axis=1)
         outputs = self.bound(x, parameters, kls, training)  # of each group: (batch, groups)
         for scale in range(1, len(self.latents) + 1):
             here = [i for i, s in enumerate(self.scales) if s == scale]
@@ -224,19 +229,19 @@ class HierarchicalVAE(BaseVAE):
         shares = (means + 0.01) / ops.convert_to_tensor(sizes, "float32")
         return ops.where(beta < 1.0, shares / ops.mean(shares), 1.0)
 
-    def terms(self, x, y=None, num_samples=1, training=False):
-        def apart(t):
-            return ops.reshape(t, (num_samples, -1, *t.shape[1:]))
+    def drawn(self, x, y=None, num_samples=1, training=False):
+        def draw(shape):  # as many draws of each example
+            noise = self.draw((num_samples, shape[0] // num_samples, *shape[1:]))
+            return ops.reshape(noise, (-1, *shape[1:]))
 
-        parameters, steps = self.descend(x, lambda i, q: q.sample(self.draw), num_samples, training)
-        fitting = self.batch_mean if training else None
-        log_prior = apart(sum(p.log_prob(z) for _, p, z in steps))
-        log_posterior = apart(sum(q.log_prob(z) for q, _, z in steps))
-        return self.likelihood.log_prob(x, apart(parameters), fitting), log_prior, log_posterior
+        parameters, steps = self.descend(x, lambda i, q: q.sample(draw), num_samples, training)
+        flat = [parameters, sum(p.log_prob(z) for _, p, z in steps)]
+        flat.append(sum(q.log_prob(z) for q, _, z in steps))
+        return tuple(ops.reshape(t, (num_samples, -1, *t.shape[1:])) for t in flat)
 
     def latent_kl(self, x, y=None):
         _, steps = self.descend(x, lambda i, q: q.sample(self.draw))
-        return tuple(_kl(*step) for step in steps)
+        return tuple(priors.kl(p, q, z[None]) for q, p, z in steps)
 
     # === Generation ===
 
@@ -261,7 +266,7 @@ class HierarchicalVAE(BaseVAE):
                 f"`temperature` must be one number >= 0, or {count}. Received: {temperature}"
             )
         if self.top_prior is not None and not fixed:
-            fixed = [ops.convert_to_numpy(self.top_prior.sample(n, seed=noise_source(seed)))]
+            fixed = [ops.convert_to_numpy(self.top_prior.sample(n, seed=passing_noise(seed)))]
         fixed = [np.asarray(z, "float32") for z in fixed]
         if [z.shape[1:] for z in fixed] != list(self.latent_shape[: len(fixed)]) or any(
             len(z) not in (1, n) for z in fixed
@@ -293,8 +298,3 @@ class HierarchicalVAE(BaseVAE):
 
     def get_config(self):
         return {**super().get_config(), "prior": serialized(self.top_prior)}
-
-
-def _kl(q, p, z):
-    """KL of each latent of a group, (batch, …), or of a prior of its own as `priors.kl` has it."""
-    return q.kl(p.mean, p.log_var) if isinstance(p, DiagonalGaussian) else priors.kl(p, q, z[None])

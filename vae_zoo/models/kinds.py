@@ -9,35 +9,29 @@ What depends on the kind of a model is a method here, or a table by class beside
 it; what depends on the kind of its data asks its domains.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
 
 from vae_zoo.engine import backend, replicas
-from vae_zoo.engine.noise import noise_source
+from vae_zoo.engine.checks import check_count
+from vae_zoo.engine.noise import passing_noise
 from vae_zoo.engine.saving import restore
 from vae_zoo.engine.trainable import EVALUATION_SEED, Trainable
 from vae_zoo.models.latent_model import Density, LatentModel, each, given
 from vae_zoo.parts import likelihoods, priors
+from vae_zoo.parts.bounds import (
+    check_beta,
+    check_importance,
+    check_weight,
+    over_draws,
+    summed,
+    weights_of,
+)
 
-__all__ = ["BaseVAE", "Density", "LatentModel", "Trainable", "each", "given", "summed"]
-
-
-def check_weight(name):
-    """A function that raises `ValueError` unless its argument is a finite number >= 0."""
-
-    def check(value):
-        if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-            raise ValueError(f"`{name}` must be >= 0. Received: {name}={value}")
-
-    return check
-
-
-def _check_beta(beta):
-    if not callable(beta) and not (isinstance(beta, (int, float)) and 0 <= beta < float("inf")):
-        raise ValueError(
-            f"`beta` must be a float >= 0 or a LearningRateSchedule. Received: beta={beta!r}"
-        )
+__all__ = ["BaseVAE", "Density", "LatentModel", "Trainable", "each", "given"]
 
 
 class BaseVAE(LatentModel):
@@ -68,7 +62,7 @@ class BaseVAE(LatentModel):
     numbers = ("beta",)
     adjustable = {
         **LatentModel.adjustable,
-        "beta": _check_beta,
+        "beta": check_beta,
         "free_bits": check_weight("free_bits"),
     }
 
@@ -86,7 +80,7 @@ class BaseVAE(LatentModel):
         **kwargs,
     ):
         beta = restore(beta)
-        _check_beta(beta)
+        check_beta(beta)
         logged = (
             *(self.logged if logged is None else logged),
             *(["beta"] if callable(beta) else []),
@@ -100,6 +94,8 @@ class BaseVAE(LatentModel):
     def adjusting(self, name, value):
         if name == "beta" and callable(value) and "beta" not in self.logged:
             raise ValueError("A schedule of `beta`, which is logged, comes when a model is built")
+        if "iwae" in self.logged:
+            check_importance(name, value)
         super().adjusting(name, value)
 
     @property
@@ -148,7 +144,7 @@ class BaseVAE(LatentModel):
             kl: float32 (batch, ...), of each latent, or group of latents.
             training: bool.
         """
-        reconstruction = -_over_draws(self.likelihood.log_prob(x, parameters))
+        reconstruction = -over_draws(self.likelihood.log_prob(x, parameters))
         total = summed(kl)
         outputs = {"reconstruction": reconstruction, "kl": total, "elbo": -reconstruction - total}
         if not training:
@@ -157,12 +153,36 @@ class BaseVAE(LatentModel):
         if self.likelihood.fitted:  # by the variance that fits this batch
             outputs["error"] = self.likelihood.error(x, parameters)
             fitting = self.likelihood.log_prob(x, parameters, self.batch_mean)
-            distortion = -_over_draws(fitting)
+            distortion = -over_draws(fitting)
         scheduled = callable(self.beta)
         beta = self.beta(self.optimizer.iterations) if scheduled else self.number("beta")
         beta = ops.cast(beta, "float32")
         loss = distortion + beta * self.rate(kl, beta)
         return {**outputs, "loss": loss, "beta": beta * ops.ones_like(total)}
+
+    def importance_bound(self, x, drawn, training):
+        """What `objective` returns of the importance-weighted bound, which is "iwae" there:
+
+        L_k = log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x), i = 1 … k
+
+        Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519, eq. 8. The other terms are those of
+        the ELBO, the mean of the same log-weights.
+
+        Args:
+            x: as `prepare` returns it.
+            drawn: as `drawn` returns it, of k draws.
+            training: bool.
+        """
+        log_likelihood, log_prior, log_posterior = terms = self.terms_of(x, drawn)
+        reconstruction = -ops.mean(log_likelihood, axis=0)
+        kl = ops.mean(log_posterior - log_prior, axis=0)
+        outputs = {"reconstruction": reconstruction, "kl": kl, "elbo": -reconstruction - kl}
+        log_weights = weights_of(terms)
+        if training and self.likelihood.fitted:
+            outputs["error"] = self.likelihood.error(x, drawn[0])
+            log_weights = weights_of(self.terms_of(x, drawn, training))
+        bound = ops.logsumexp(log_weights, axis=0) - math.log(log_weights.shape[0])
+        return {**outputs, "iwae": bound, "loss": -bound if training else -outputs["elbo"]}
 
     def rate(self, kl, beta):
         """What the KL costs while training: sum_j max(mean over the batch of KL_j, free bits),
@@ -175,6 +195,14 @@ class BaseVAE(LatentModel):
         """Fits a likelihood's variance."""
         if training and self.likelihood.fitted:
             self.likelihood.update(outputs["error"], weights)
+
+    def drawn(self, x, y=None, num_samples=1, training=False):
+        """What `terms` are made of: the parameters of p(x|z), (num_samples, batch, ...), and
+        log p(z) and log q(z|x), (num_samples, batch), of draws z ~ q(z|x). Args as of `terms`."""
+        q = self.posterior(x, y, training)
+        z = q.sample(self.draw, num_samples)
+        parameters = self.likelihood_parameters(z, y, training)
+        return parameters, self.prior.log_prob(z, *given(y)), q.log_prob(z)
 
     def terms(self, x, y=None, num_samples=1, training=False):
         """log p(x|z), log p(z) and log q(z|x) of `num_samples` reparametrised draws z ~ q(z|x).
@@ -189,19 +217,19 @@ class BaseVAE(LatentModel):
         Returns:
             three tensors, float32 (num_samples, batch), nats, of one pass with one noise.
         """
-        q = self.posterior(x, y, training)
-        z = q.sample(self.draw, num_samples)
-        parameters = self.likelihood_parameters(z, y, training)
+        return self.terms_of(x, self.drawn(x, y, num_samples, training), training)
+
+    def terms_of(self, x, drawn, training=False):
+        """`terms` of what `drawn` returned."""
+        parameters, *log_probs = drawn
         fitting = self.batch_mean if training else None
-        log_likelihood = self.likelihood.log_prob(x, parameters, fitting)
-        return log_likelihood, self.prior.log_prob(z, *given(y)), q.log_prob(z)
+        return self.likelihood.log_prob(x, parameters, fitting), *log_probs
 
     def log_weights(self, x, y=None, num_samples=1, training=False):
         """log p(x, z) - log q(z|x) of `num_samples` draws: float32 (num_samples, batch), nats; args
         as of `terms`. Their mean is the ELBO, the log of the mean of their exponentials a tighter
         bound."""
-        log_likelihood, log_prior, log_posterior = self.terms(x, y, num_samples, training)
-        return log_likelihood + log_prior - log_posterior
+        return weights_of(self.terms(x, y, num_samples, training))
 
     def log_likelihood(self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None):
         """Importance-weighted bound on log p(x), which grows to log p(x) with `num_samples` = k.
@@ -309,8 +337,9 @@ class BaseVAE(LatentModel):
 
     def sample_latents(self, n, seed=0, y=None):
         """n latents from the prior, as `encode` returns them: NumPy (n, *latent_shape)."""
-        y = self._repeated(y, n)
-        return each(ops.convert_to_numpy, self.prior.sample(n, *given(y), seed=noise_source(seed)))
+        check_count(n)
+        y = given(self.prepare_labels(self._repeated(y, n)))
+        return each(ops.convert_to_numpy, self.prior.sample(n, *y, seed=passing_noise(seed)))
 
     def sample(self, n=None, seed=None, pixels=False, batch_size=256, y=None, **of_latents):
         """New examples: z ~ p(z), then the mean of p(x|z).
@@ -327,6 +356,7 @@ class BaseVAE(LatentModel):
             NumPy float32 (n, *shape) in data space.
         """
         n = len(y) if n is None and np.ndim(y) else n
+        check_count(n)
         y = self._repeated(y, n)
         seed = int(np.random.randint(2**31 - 1) if seed is None else seed % (2**31 - 1))
         labels = {} if y is None else {"y": y}
@@ -357,16 +387,6 @@ class BaseVAE(LatentModel):
         _assign_all(new, self, leave_out=of_priors)
         backend.own_buffers(new.variables)  # or training the one would take them from the other
         return new
-
-
-def summed(terms):
-    """Over all but the batch."""
-    return ops.sum(terms, axis=tuple(range(1, len(terms.shape))))
-
-
-def _over_draws(log_prob):
-    """The mean over all axes but the batch, the last."""
-    return ops.mean(log_prob, axis=tuple(range(len(log_prob.shape) - 1)))
 
 
 def _assign_all(new, old, leave_out=()):

@@ -51,7 +51,10 @@ class _WithData(Trainable):
 
     def _repeated(self, y, n):
         """Labels of n examples, from n of them or one."""
-        y = self.check_labels(y if y is None or np.ndim(y) else np.asarray(y)[None])
+        if y is not None and self.condition is not None:
+            one = np.ndim(y) == len(self.condition.shape)
+            y = np.asarray(y)[None] if one else y
+        y = self.check_labels(y)
         if y is None or len(y) == n:
             return y
         if len(y) != 1:

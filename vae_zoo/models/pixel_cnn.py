@@ -12,7 +12,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from vae_zoo.engine.noise import noise_source
+from vae_zoo.engine.checks import check_count
+from vae_zoo.engine.noise import passing_noise
 from vae_zoo.models.kinds import Density, given
 from vae_zoo.parts import domains
 from vae_zoo.parts.layers import GatedBlock, ResidualBlock, built, check_sizes
@@ -207,7 +208,8 @@ class PixelCNN(Density):
             seed: int, a `SeedGenerator` or None.
             batch_size: int, grids at a time.
         """
-        seed = noise_source(seed)
+        check_count(n)
+        seed = passing_noise(seed)
         y = self._repeated(y, n)
         generate = self.compiled_function("generate", self._generate, loops=True)
         parts = []
@@ -216,7 +218,7 @@ class PixelCNN(Density):
             labels = () if y is None else (y[rows].astype("int32"),)
             uniform = keras.random.uniform((batch_size, *self.shape), dtype="float32", seed=seed)
             parts.append(generate(ops.convert_to_numpy(uniform), *labels))
-        return np.concatenate(parts)[:n] if parts else np.zeros((0, *self.shape), "int32")
+        return np.concatenate(parts)[:n]
 
     def _generate(self, uniform, y=None):
         """Symbols drawn by inversion of their distributions at uniform (batch, height, width)."""

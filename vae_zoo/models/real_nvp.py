@@ -14,9 +14,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from vae_zoo.engine.noise import noise_source
-from vae_zoo.models.kinds import Density, summed
+from vae_zoo.engine.checks import check_count
+from vae_zoo.engine.noise import passing_noise
+from vae_zoo.models.kinds import Density
 from vae_zoo.parts import distributions, domains
+from vae_zoo.parts.bounds import summed
 from vae_zoo.parts.layers import ResidualCell, check_sizes
 from vae_zoo.parts.networks import check_shape
 
@@ -260,10 +262,9 @@ class RealNVP(Density):
         """n examples, NumPy float32 (n, *shape), pixels k / 255; `seed` is an int, a
         `SeedGenerator` or None."""
         self.check_labels(y)
-        z = keras.random.normal((n, *self.inner_shape), dtype="float32", seed=noise_source(seed))
+        check_count(n)
+        z = keras.random.normal((n, *self.inner_shape), dtype="float32", seed=passing_noise(seed))
         z = ops.convert_to_numpy(z)
-        if n == 0:
-            return z.reshape(0, *self.shape)
         x = self.run("generated", self.generated, z, batch_size=batch_size)
         if self.pixels:
             x = np.clip(np.floor(256.0 * x), 0, 255).astype("float32") / 255.0

@@ -7,18 +7,16 @@ Differs from the papers: log-variances are clipped to [-20, 10], far outside of 
 so that one bad batch cannot overflow.
 """
 
+import math
+
 import keras
 from keras import ops
 
 from vae_zoo.engine.saving import restore
 from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.parts import domains, likelihoods, own_networks
+from vae_zoo.parts.bounds import check_samples
 from vae_zoo.parts.posteriors import DiagonalGaussian
-
-
-def _check_samples(num_samples):
-    if num_samples < 1:
-        raise ValueError(f"`num_samples` must be at least 1. Received: {num_samples}")
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -43,6 +41,8 @@ class VAE(BaseVAE):
             sum_j max(free_bits, mean_batch KL_j), while training (lambda in eq. 15; there 0.1-2). A
             prior other than N(0, I) has one KL for all latents, and one floor.
         num_samples: int, draws of z per example (L in eq. 7; 1 there).
+        condition: None, a number of classes, or the `Domain` of y, which both networks then take as
+            a second input; see `ConditionalVAE`.
         seed, skip_threshold: see `Trainable`.
 
     Input: (batch, *shape): images uint8 in 0..255 or float in [0, 1], anything else numbers.
@@ -50,7 +50,7 @@ class VAE(BaseVAE):
     Logs: reconstruction (-E log p(x|z)), kl, elbo (nats per example); beta where it is a schedule.
     """
 
-    adjustable = {**BaseVAE.adjustable, "num_samples": _check_samples}
+    adjustable = {**BaseVAE.adjustable, "num_samples": check_samples}
 
     def __init__(
         self,
@@ -62,14 +62,15 @@ class VAE(BaseVAE):
         prior=None,
         free_bits=0.0,
         num_samples=1,
+        condition=None,
         seed=None,
         skip_threshold=None,
         dtype=None,
         name=None,
     ):
         encoder, decoder = restore(encoder), restore(decoder)
-        likelihood = likelihoods.get(likelihood)
-        shape, latent_shape = own_networks.check(encoder, decoder, likelihood)
+        likelihood, condition = likelihoods.get(likelihood), domains.get(condition)
+        shape, latent_shape = own_networks.check(encoder, decoder, likelihood, condition)
         super().__init__(
             domains.of_shape(shape, unit=likelihood.binary),
             domains.Arrays(latent_shape),
@@ -77,6 +78,7 @@ class VAE(BaseVAE):
             prior,
             beta,
             free_bits,
+            condition,
             parts={"encoder": encoder, "decoder": decoder},
             seed=seed,
             skip_threshold=skip_threshold,
@@ -86,14 +88,18 @@ class VAE(BaseVAE):
         self.num_samples = num_samples
 
     def posterior(self, x, y=None, training=False):
-        z_mean, z_log_var = own_networks.heads(self.encoder(x, training=training))
+        inputs = x if y is None else [x, y]
+        z_mean, z_log_var = own_networks.heads(self.encoder(inputs, training=training))
         z_mean, z_log_var = ops.cast(z_mean, "float32"), ops.cast(z_log_var, "float32")
         return DiagonalGaussian(z_mean, ops.clip(z_log_var, -20.0, 10.0))
 
     def likelihood_parameters(self, z, y=None, training=False):
         latent = self.latent_domain.shape
         lead = tuple(ops.shape(z))[: len(z.shape) - len(latent)]
-        flat = self.decoder(ops.reshape(z, (-1, *latent)), training=training)
+        flat = ops.reshape(z, (-1, *latent))
+        if y is not None:  # the same for every draw
+            flat = [flat, ops.tile(y, (math.prod(lead[:-1]), *[1] * (len(y.shape) - 1)))]
+        flat = self.decoder(flat, training=training)
         return ops.reshape(ops.cast(flat, "float32"), (*lead, *self.decoder.output_shape[1:]))
 
     def objective(self, x, y=None, training=False):

@@ -16,8 +16,9 @@ from keras import ops
 
 from vae_zoo.engine.replicas import replica_sum
 from vae_zoo.engine.tracking import SetMetric
-from vae_zoo.models.kinds import BaseVAE, LatentModel, check_weight
+from vae_zoo.models.kinds import BaseVAE, LatentModel
 from vae_zoo.parts import domains, likelihoods, networks, priors
+from vae_zoo.parts.bounds import check_weight
 from vae_zoo.parts.posteriors import Certain
 from vae_zoo.parts.quantizers import Codebook, FiniteScalars
 

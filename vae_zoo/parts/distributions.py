@@ -37,6 +37,21 @@ def gaussian_sample(mean, log_var, noise):
     return mean + ops.exp(0.5 * log_var) * noise
 
 
+def gradient_scaled(z, scale):
+    """z as it is; the gradient that comes back to it is multiplied by `scale`, a constant that
+    broadcasts against z."""
+
+    @ops.custom_gradient
+    def identity(z, scale):
+        def gradient(*arguments, upstream=None):
+            upstream = arguments[-1] if upstream is None else upstream  # as the engine passes it
+            return upstream * scale, ops.zeros_like(scale)
+
+        return z, gradient
+
+    return identity(z, scale)
+
+
 def gaussian_log_prob(x, mean, log_var):
     """log N(x; mean, v) = -1/2 (log 2 pi + log v + (x - mean)^2 / v), v = exp(log_var).
 

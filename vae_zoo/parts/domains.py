@@ -233,6 +233,12 @@ def all_numbers(latents):
     return all(isinstance(group, Arrays) for group in groups)
 
 
+def classes(domain):
+    """How many classes there are, where y is one of them; None where it is something else."""
+    one = isinstance(domain, Symbols) and not domain.shape
+    return domain.levels if one else None
+
+
 def get(identifier):
     """A `Domain` of labels from None (no labels), an int (so many classes), its serialised form or
     itself.

@@ -3,6 +3,7 @@
 An encoder maps images (batch, height, width, channels) to one or more heads of one shape, such as
 `z_mean` and `z_log_var`; a decoder maps latents to likelihood parameters (batch, height, width,
 `num_parameters`). Heads compute in float32 under any precision policy, since densities need it.
+Both take what a condition says as a second input where there is one: see `_given`.
 """
 
 import math
@@ -11,6 +12,7 @@ from functools import partial
 import keras
 from keras import layers, ops
 
+from vae_zoo.parts.domains import Symbols
 from vae_zoo.parts.layers import (
     Conv2D,
     Cropping2D,
@@ -32,6 +34,12 @@ def check_shape(shape, images=False):
     return tuple(shape)
 
 
+def check_network(network):
+    """Raises `ValueError` unless it names a kind of networks."""
+    if network not in ("dense", "conv"):
+        raise ValueError(f"`network` must be dense or conv. Received: network={network!r}")
+
+
 def _float_input(shape, name):
     """Whatever Keras's floats are by default."""
     return keras.Input(shape, dtype="float32", name=name)
@@ -41,23 +49,70 @@ def _input(shape):
     return _float_input(shape, "image" if len(shape) == 3 else "x")
 
 
-def _nonlinear(layer, units, activation, dtype, **kwargs):
-    """`activation(layer(units)(x))`; "gated" multiplies by a sigmoid gate of its own.
+def _given(condition, width, dtype, role):
+    """The input of a condition, and its features (batch, width); two times None without one.
+
+    A class has an embedding, a grid of symbols one at each place; an image, or any array, is seen
+    through a dense layer.
+
+    Args:
+        condition: None, or the `Domain` of y.
+        width: int.
+        dtype: precision policy of the layers.
+        role: str, of the network in the model, by which its layers are told from another's.
+    """
+    if condition is None:
+        return None, None
+    y = features = keras.Input(condition.shape, dtype=condition.dtype, name="condition")
+    if isinstance(condition, Symbols):
+        embedding = layers.Embedding(condition.levels, width, dtype=dtype, name=f"{role}_embedding")
+        features = embedding(y)
+    if condition.shape:
+        features = Flatten(dtype=dtype)(features)
+        dense = layers.Dense(width, activation="relu", dtype=dtype, name=f"{role}_features")
+        features = dense(features)
+    return y, features
+
+
+def _nonlinear(layer, units, activation, dtype, given=None, **kwargs):
+    """`activation(layer(units)(x))`; "gated" multiplies by a sigmoid gate of its own. Features of a
+    condition, `given`, are added before, by a matrix of their own: the same at each place.
 
     Gated units: Dauphin et al. 2017, arXiv:1612.08083, eq. 1, as in the VAEs of Tomczak and
     Welling 2018, arXiv:1705.07120.
     """
-    if activation != "gated":
+    if activation != "gated" and given is None:
         return layer(units, activation=activation, dtype=dtype, **kwargs)
-    both = layer(2 * units, dtype=dtype, **kwargs)
-    return lambda x: ops.glu(both(x))
+    width = 2 * units if activation == "gated" else units
+    linear = layer(width, dtype=dtype, **kwargs)
+    nonlinear = ops.glu if activation == "gated" else keras.activations.get(activation)
+    if given is None:
+        return lambda x: nonlinear(linear(x))
+    shift = layers.Dense(width, use_bias=False, dtype=dtype)(given)
+
+    def shifted(x):
+        x = linear(x)
+        return nonlinear(x + ops.reshape(shift, (-1, *[1] * (len(x.shape) - 2), width)))
+
+    return shifted
 
 
-def _model(inputs, outputs, name):
+def _model(inputs, y, outputs, name):
+    """Of one input, or of two where a condition is the second."""
+    inputs = inputs if y is None else [inputs, y]
     return keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs, name=name)
 
 
-def mlp_encoder(shape, latent_dim, hidden, activation, heads=("z_mean", "z_log_var"), dtype=None):
+def mlp_encoder(
+    shape,
+    latent_dim,
+    hidden,
+    activation,
+    heads=("z_mean", "z_log_var"),
+    condition=None,
+    label_dim=32,
+    dtype=None,
+):
     """Fully connected encoder: examples (batch, *shape) -> one (batch, latent_dim) tensor a head.
 
     Args:
@@ -66,19 +121,31 @@ def mlp_encoder(shape, latent_dim, hidden, activation, heads=("z_mean", "z_log_v
         hidden: ints, widths of the hidden layers, from the example on.
         activation: a Keras activation, or "gated".
         heads: names of the outputs.
+        condition: None, or the `Domain` of y, which every hidden layer then sees.
+        label_dim: int, features that a condition has.
         dtype: precision policy of the layers.
     """
     check_sizes(latent_dim=latent_dim)
     check_widths(0, hidden=hidden)
     inputs = _input(check_shape(shape))
+    y, given = _given(condition, label_dim, dtype, "encoder")
     x = Flatten(dtype=dtype)(inputs)
     for units in hidden:
-        x = _nonlinear(layers.Dense, units, activation, dtype)(x)
+        x = _nonlinear(layers.Dense, units, activation, dtype, given)(x)
     outputs = [layers.Dense(latent_dim, dtype="float32", name=head)(x) for head in heads]
-    return _model(inputs, outputs, "encoder")
+    return _model(inputs, y, outputs, "encoder")
 
 
-def mlp_decoder(latent_dim, shape, num_parameters, hidden, activation, dtype=None):
+def mlp_decoder(
+    latent_dim,
+    shape,
+    num_parameters,
+    hidden,
+    activation,
+    condition=None,
+    label_dim=32,
+    dtype=None,
+):
     """Fully connected decoder: (batch, latent_dim) -> (batch, *shape[:-1], num_parameters).
 
     Args as of `mlp_encoder`; `hidden` is given from the example on too: one tuple serves both.
@@ -87,14 +154,14 @@ def mlp_decoder(latent_dim, shape, num_parameters, hidden, activation, dtype=Non
     check_sizes(latent_dim=latent_dim, num_parameters=num_parameters)
     check_widths(0, hidden=hidden)
     inputs = _float_input((latent_dim,), "latent")
+    y, given = _given(condition, label_dim, dtype, "decoder")
     x = inputs
     for units in reversed(hidden):
-        x = _nonlinear(layers.Dense, units, activation, dtype)(x)
+        x = _nonlinear(layers.Dense, units, activation, dtype, given)(x)
     units = math.prod(places) * num_parameters
     x = layers.Dense(units, dtype="float32", name="parameters")(x)
-    return _model(
-        inputs, [layers.Reshape((*places, num_parameters), dtype="float32")(x)], "decoder"
-    )
+    x = layers.Reshape((*places, num_parameters), dtype="float32")(x)
+    return _model(inputs, y, [x], "decoder")
 
 
 def grid_shape(image_shape, filters):
@@ -113,6 +180,8 @@ def conv_encoder(
     activation,
     blocks=0,
     heads=("z_mean", "z_log_var"),
+    condition=None,
+    label_dim=32,
     dtype=None,
 ):
     """Convolutional encoder; any image size works, since every stage halves it rounding up.
@@ -126,27 +195,37 @@ def conv_encoder(
         activation: a Keras activation, or "gated".
         blocks: int, residual blocks after each halving.
         heads: names of the outputs.
+        condition, label_dim: see `mlp_encoder`; every stage sees it.
         dtype: precision policy of the layers.
     """
     check_sizes(latent_dim=latent_dim, units=units or 1)
     check_widths(1, filters=filters)
     x = inputs = _input(check_shape(image_shape, images=True))
+    y, given = _given(condition, label_dim, dtype, "encoder")
+    halving = {"kernel_size": 3, "strides": 2, "padding": "same"}
     for channels in filters:
-        x = _nonlinear(
-            Conv2D, channels, activation, dtype, kernel_size=3, strides=2, padding="same"
-        )(x)
+        x = _nonlinear(Conv2D, channels, activation, dtype, given, **halving)(x)
         x = _residual(x, blocks, activation, dtype)
     if units is None:
         head = partial(Conv2D, latent_dim, kernel_size=1, dtype="float32")
     else:
         x = Flatten(dtype=dtype)(x)
-        x = _nonlinear(layers.Dense, units, activation, dtype)(x)
+        x = _nonlinear(layers.Dense, units, activation, dtype, given)(x)
         head = partial(layers.Dense, latent_dim, dtype="float32")
-    return _model(inputs, [head(name=name)(x) for name in heads], "encoder")
+    return _model(inputs, y, [head(name=name)(x) for name in heads], "encoder")
 
 
 def conv_decoder(
-    latent_dim, image_shape, num_parameters, filters, units, activation, blocks=0, dtype=None
+    latent_dim,
+    image_shape,
+    num_parameters,
+    filters,
+    units,
+    activation,
+    blocks=0,
+    condition=None,
+    label_dim=32,
+    dtype=None,
 ):
     """Convolutional decoder, the mirror of `conv_encoder`; cropped to the true image size.
 
@@ -158,22 +237,38 @@ def conv_decoder(
     check_widths(1, filters=filters)
     rows, columns = grid_shape(image_shape, filters)
     same = {"kernel_size": 3, "padding": "same"}
+    y, given = _given(condition, label_dim, dtype, "decoder")
     if units is None:
         x = inputs = _float_input((rows, columns, latent_dim), "latent")
-        x = _nonlinear(Conv2D, filters[-1], activation, dtype, **same)(x)
+        x = _nonlinear(Conv2D, filters[-1], activation, dtype, given, **same)(x)
     else:
         inputs = _float_input((latent_dim,), "latent")
-        x = _nonlinear(layers.Dense, units, activation, dtype)(inputs)
-        x = _nonlinear(layers.Dense, rows * columns * filters[-1], activation, dtype)(x)
+        x = _nonlinear(layers.Dense, units, activation, dtype, given)(inputs)
+        x = _nonlinear(layers.Dense, rows * columns * filters[-1], activation, dtype, given)(x)
         x = layers.Reshape((rows, columns, filters[-1]), dtype=dtype)(x)
     x = _residual(x, blocks, activation, dtype)
     for channels in reversed(filters[:-1]):
-        x = _nonlinear(Conv2D, 4 * channels, activation, dtype, **same)(x)
+        x = _nonlinear(Conv2D, 4 * channels, activation, dtype, given, **same)(x)
         x = PixelShuffle(dtype=dtype)(x)
         x = _residual(x, blocks, activation, dtype)
     x = Conv2D(4 * num_parameters, dtype="float32", name="parameters", **same)(x)
     x = PixelShuffle(dtype="float32")(x)
-    return _model(inputs, [_cropped(x, image_shape)], "decoder")
+    return _model(inputs, y, [_cropped(x, image_shape)], "decoder")
+
+
+def prior_network(condition, latent_dim, width=64):
+    """From a condition to the moments of p(z|y): y -> (batch, 2 * latent_dim), mean and
+    log-variance, all zero at first, so that a new prior is N(0, I).
+
+    Args:
+        condition: `Domain` of y.
+        latent_dim: int.
+        width: int, features that it has on the way.
+    """
+    check_sizes(latent_dim=latent_dim)
+    y, features = _given(condition, width, "float32", "prior")
+    moments = layers.Dense(2 * latent_dim, kernel_initializer="zeros", dtype="float32")(features)
+    return keras.Model(y, moments, name="moments")
 
 
 def ladder_encoder(shape, widths, network, blocks, activation, dtype=None):
@@ -218,7 +313,7 @@ def ladder_decoder(shape, width, num_parameters, network, blocks, activation, dt
     else:
         x = layers.Dense(math.prod(image) * num_parameters, **head)(x)
         x = layers.Reshape((*image, num_parameters), dtype="float32")(x)
-    return _model(inputs, [x], "decoder")
+    return keras.Model(inputs, x, name="decoder")
 
 
 def _cells(x, blocks, depth, activation, dtype):

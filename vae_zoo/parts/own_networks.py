@@ -10,18 +10,19 @@ BOUNDING = ("sigmoid", "hard_sigmoid", "softmax", "tanh", "hard_tanh", "relu", "
 BOUNDING += ("softplus", "exponential", "log_sigmoid", "log_softmax", "leaky_relu", "silu", "gelu")
 
 
-def check(encoder, decoder, likelihood):
+def check(encoder, decoder, likelihood, condition=None):
     """Shapes of an example and of its latents, (height, width, channels) and (latent_dim,) say.
 
     Args:
         encoder, decoder: what a user passes to `VAE`.
         likelihood: `Likelihood`.
+        condition: None, or the `Domain` of what both take as a second input.
 
     Raises:
         ValueError: if they are no pair of such networks.
     """
-    shape, outputs = _shapes("encoder", encoder, "(z_mean, z_log_var)")
-    latent_shape, made = _shapes("decoder", decoder, "the parameters of p(x|z)")
+    shape, outputs = _shapes("encoder", encoder, "(z_mean, z_log_var)", condition)
+    latent_shape, made = _shapes("decoder", decoder, "the parameters of p(x|z)", condition)
     _check_heads(outputs, latent_shape)
     expected = (*shape[:-1], likelihood.num_parameters(shape[-1]))
     name = type(likelihood).__name__
@@ -47,18 +48,20 @@ def heads(outputs):
     return outputs if isinstance(outputs, (list, tuple)) else ops.split(outputs, 2, axis=-1)
 
 
-def _shapes(role, network, returned):
-    """Shapes without the batch of the one input, and of the output, or a dict or list of these."""
+def _shapes(role, network, returned, condition=None):
+    """Shapes without the batch of the one input, the first where a condition is the second, and of
+    the output, or a dict or list of these."""
+    wanted = [] if condition is None else [condition.shape]
     try:
         sequential = isinstance(network, keras.Sequential)
         inputs, outputs = network.inputs, network.outputs[0] if sequential else network.output
-        if isinstance(inputs, dict) or len(inputs) != 1:
+        if isinstance(inputs, dict) or [tuple(y.shape[1:]) for y in inputs[1:]] != wanted:
             raise TypeError
         shapes = keras.tree.map_structure(lambda tensor: tuple(tensor.shape[1:]), outputs)
         shape = tuple(inputs[0].shape[1:])
     except (AttributeError, TypeError, ValueError):  # subclassed, never called, no model at all
         raise ValueError(
-            f"`{role}` must be a functional or Sequential Keras model with one `keras.Input`, that "
+            f"`{role}` must be a functional or Sequential Keras model with {_inputs(wanted)}, that "
             f"returns {returned}; of a layer or model m make one by x = keras.Input(shape); "
             f"keras.Model(x, m(x)). Received: {type(network).__name__}"
         ) from None
@@ -66,6 +69,12 @@ def _shapes(role, network, returned):
         if size is None:
             raise ValueError(f"`{role}` must have fixed sizes. Received: {shape} -> {shapes}")
     return shape, shapes
+
+
+def _inputs(wanted):
+    if not wanted:
+        return "one `keras.Input`"
+    return f"two, the second of the condition's shape (batch, *{wanted[0]})"
 
 
 def _check_heads(outputs, latent_shape):

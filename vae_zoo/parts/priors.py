@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from vae_zoo.engine.noise import noise_source
+from vae_zoo.engine.noise import passing_noise
 from vae_zoo.engine.saving import restore, serialized
 from vae_zoo.parts import distributions
 from vae_zoo.parts.layers import check_sizes
@@ -48,6 +48,47 @@ class StandardNormal(layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "latent_shape": self.latent_shape}
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class ConditionalNormal(layers.Layer):
+    """p(z|y) = N(mean(y), exp(log_var(y))), trained with the model.
+
+    Sohn, Lee and Yan 2015, "Learning Structured Output Representation using Deep Conditional
+    Generative Models", section 3.1.
+
+    Args:
+        network: Keras model, y -> (batch, 2 * latent_dim), mean and log-variance on its last axis
+            (`networks.prior_network`).
+    """
+
+    def __init__(self, network, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.network = restore(network)
+        self.built = True
+
+    def moments(self, y):
+        """Mean and log-variance, each (batch, latent_dim)."""
+        mean, log_var = ops.split(ops.cast(self.network(y), "float32"), 2, axis=-1)
+        return mean, ops.clip(log_var, -10.0, 10.0)  # far outside of what training finds
+
+    def log_prob(self, z, y=None):
+        """log p(z|y) of z (..., batch, latent_dim): (..., batch), nats."""
+        return ops.sum(distributions.gaussian_log_prob(z, *self.moments(y)), axis=-1)
+
+    def sample(self, n, y=None, seed=None):
+        """n latents (n, latent_dim), one for each y; `seed` is an int or a `SeedGenerator`."""
+        mean, log_var = self.moments(ops.convert_to_tensor(y))
+        noise = keras.random.normal((n, mean.shape[-1]), dtype="float32", seed=seed)
+        return distributions.gaussian_sample(mean, log_var, noise)
+
+    def kl(self, posterior, y=None):
+        """KL(q || p(z|y)) of each latent: (batch, latent_dim), nats."""
+        closed = isinstance(posterior, DiagonalGaussian)
+        return posterior.kl(*self.moments(y)) if closed else None
+
+    def get_config(self):
+        return {**super().get_config(), "network": serialized(self.network)}
 
 
 @keras.saving.register_keras_serializable("vae_zoo")
@@ -104,7 +145,7 @@ class TopDown(layers.Layer):
 
     def sample(self, n, y=None, seed=None):
         """A pair of n grids of codes, int32; `seed` is an int or a `SeedGenerator`."""
-        seed = noise_source(seed)
+        seed = passing_noise(seed)
         top = self.top.sample(n, seed=seed)
         return top, self.bottom.sample(n, y=top, seed=seed)
 
@@ -199,7 +240,7 @@ class VampPrior(layers.Layer):
 
     def sample(self, n, y=None, seed=None):
         """n latents (n, *latent_shape), float32; `seed` is an int or a `SeedGenerator`."""
-        seed = noise_source(seed)
+        seed = passing_noise(seed)
         mean, log_var = self.mixture()
         which = keras.random.randint((n,), 0, self.components, "int32", seed=seed)
         mean, log_var = (ops.take(t, which, axis=0) for t in (mean, log_var))
@@ -247,7 +288,7 @@ class SecondStage(layers.Layer):
 
     def sample(self, n, y=None, seed=None):
         """n latents (n, *latent_shape), float32; `seed` is an int or a `SeedGenerator`."""
-        seed = noise_source(seed)
+        seed = passing_noise(seed)
 
         def draw(shape, distribution="normal"):
             return getattr(keras.random, distribution)(shape, dtype="float32", seed=seed)
@@ -281,7 +322,8 @@ def kl(prior, posterior, z, y=None):
     """KL(q(z|x) || p(z|y)) in nats.
 
     Args:
-        prior: whatever plays the role; its `kl(posterior)` is asked first, where it has one.
+        prior: whatever plays the role; its `kl(posterior)` is asked first, where it has one. Of a
+            hierarchy's group a `DiagonalGaussian`, what the groups above it say.
         posterior: see `posteriors.py`.
         z: draws from it, (n, batch, *latent_shape).
         y: labels or None.
@@ -290,6 +332,8 @@ def kl(prior, posterior, z, y=None):
         (batch, ...) of each latent, or (batch,) where it is estimated: the mean of
         log q(z|x) - log p(z|y) over the draws.
     """
+    if isinstance(prior, DiagonalGaussian):  # on the path of a hierarchy
+        return posterior.kl(prior.mean, prior.log_var)
     labels = () if y is None else (y,)
     closed = getattr(prior, "kl", None)
     exact = None if closed is None else closed(posterior, *labels)

@@ -1,0 +1,104 @@
+"""Archives from anywhere, looked at before anything in them is inflated or built.
+
+A `.keras` file is a zip of a config, `config.json`, and an HDF5 file of weights. What it may cost
+to load is bounded by what it holds: by the bytes that it has on disk, and by the arrays that the
+headers of its weights declare.
+"""
+
+import contextlib
+import io
+import pathlib
+import zipfile
+
+import h5py
+
+from vae_zoo import files
+
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+LONGEST_LIST = 2**20  # bytes of a zip's list of its members
+MOST_OBJECTS = 2**13  # groups and arrays of an HDF5 file
+IN_MEMORY = 2**26  # bytes of an HDF5 file that is read as a whole
+SMALL = 2**24  # bytes that any archive may inflate to
+# How often its bytes on disk a `.keras` file may inflate to, and its arrays may have. Weights
+# hardly get smaller, but moments that are zero do.
+INFLATED, DECLARED = 20, 100
+
+
+@contextlib.contextmanager
+def opened(path, most):
+    """Context with a zip archive, a `ZipFile`.
+
+    Args:
+        path: of the file.
+        most: int, bytes that its members may inflate to, all together.
+
+    Raises:
+        ValueError: in one line that names the file, whatever is wrong with the archive, or with
+            what is read of it in the context.
+    """
+    try:
+        with open(path, "rb") as file:
+            end = zipfile._EndRecData(file)
+            if end and end[zipfile._ECD_SIZE] > LONGEST_LIST:
+                raise ValueError("its list of members is longer than any archive's here")
+        with zipfile.ZipFile(path) as archive:
+            inflated = sum(item.file_size for item in archive.infolist())
+            if inflated > most:
+                raise ValueError(f"it inflates to {inflated:,} bytes, above the limit of {most:,}")
+            yield archive
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds
+        kind, reason = pathlib.Path(path).suffix, files.in_words(error)
+        raise ValueError(f"{path} is truncated, damaged or no {kind} file ({reason})") from error
+
+
+def look(path):
+    """What a `.keras` file declares, checked: its checksums hold, its config is JSON, and all sizes
+    are in proportion to its bytes on disk.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        config, a dict; elements of all its arrays together, and the number of arrays.
+
+    Raises:
+        ValueError: in one line that names the file.
+    """
+    size = pathlib.Path(path).stat().st_size
+    with opened(path, SMALL + INFLATED * size) as archive:
+        damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"{damaged} in it does not match its checksum")
+        if archive.getinfo(CONFIG).file_size > files.LONGEST_JSON:
+            raise ValueError(f"its {CONFIG} is above the limit of {files.LONGEST_JSON:,} bytes")
+        config = files.parse_json(archive.read(CONFIG))
+        if not isinstance(config, dict):
+            raise ValueError(f"its {CONFIG} must be a dict. Received: {files.shown(config)}")
+        arrays = list(_arrays(archive))
+        declared = sum(nbytes for _, nbytes in arrays)
+        if declared > SMALL + DECLARED * size:
+            raise ValueError(f"its {size:,} bytes declare arrays of {declared:,}")
+    return config, sum(elements for elements, _ in arrays), len(arrays)
+
+
+def _arrays(archive):
+    """Elements and bytes of each array of the weights, by its header; a link is refused."""
+    with archive.open(WEIGHTS) as content:
+        item = archive.getinfo(WEIGHTS)
+        if item.file_size < IN_MEMORY or item.compress_type != zipfile.ZIP_STORED:
+            content = io.BytesIO(content.read())  # a zip is slow to go back and forth in
+        with h5py.File(content, "r") as file:
+            waiting, objects = [file], 0
+            while waiting:
+                group = waiting.pop()
+                for name in group:
+                    objects += 1
+                    if objects > MOST_OBJECTS:
+                        raise ValueError(f"its {WEIGHTS} has more than {MOST_OBJECTS:,} objects")
+                    if group.get(name, getclass=True, getlink=True) is not h5py.HardLink:
+                        raise ValueError(f"its {WEIGHTS} has a link to elsewhere, {name}")
+                    item = group[name]
+                    if isinstance(item, h5py.Group):
+                        waiting.append(item)
+                    elif isinstance(item, h5py.Dataset):
+                        yield item.size or 0, item.nbytes  # None where there is no array
