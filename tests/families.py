@@ -23,14 +23,20 @@ from vae_zoo import (
     DenseVAE,
     FactorVAE,
     GaussianMixture,
+    GraphAutoencoder,
+    GraphVAE,
     HierarchicalVAE,
     PixelCNN,
     RealNVP,
+    SketchDecoder,
+    SketchRNN,
     schedules,
 )
 from vae_zoo.domains import Symbols
+from vae_zoo.graphs import FILLER, Graphs
 from vae_zoo.likelihoods import DiscretizedLogistic, Gaussian
 from vae_zoo.priors import VampPrior
+from vae_zoo.strokes import Strokes
 
 # One small shape for nearly all of them: JAX compiles each operation once a shape. Two halvings
 # give 2×2, so convolutional decoders have two columns to crop.
@@ -125,6 +131,26 @@ def rows(*shape):
     return np.random.default_rng(0).normal(1.0, 2.0, (8, *shape)).astype("float32")
 
 
+def graphs(n=8):
+    """Tables of graphs of six nodes, the last row of every second one a filler."""
+    x = Graphs(6).examples(n, np.random.default_rng(0))
+    x[::2, -1] = 0, 0, FILLER
+    return x
+
+
+def sketches(n=8):
+    return Strokes(4).examples(n, np.random.default_rng(0))
+
+
+def sketch_rnn(**settings):
+    sizes = {"latent_dim": 2, "units": 4, "encoder_units": 3, "components": 2}
+    return lambda **kwargs: SketchRNN(4, **sizes, **settings, **kwargs)
+
+
+def sketch_decoder(**settings):
+    return lambda **kwargs: SketchDecoder(4, units=4, components=2, **settings, **kwargs)
+
+
 FAMILIES = {
     "autoencoder_dense": Family(
         lambda **kwargs: Autoencoder(SHAPE, latent_dim=2, hidden=(5,), **kwargs)
@@ -211,5 +237,38 @@ FAMILIES = {
         x=np.random.default_rng(0).random((8, 2, 2)).astype("float32"),
         noisy=False,
     ),
+    "graph_vae": Family(
+        lambda **kwargs: GraphVAE(6, 3, hidden=4, latent_dim=2, **kwargs), x=graphs(), y=rows(6, 3)
+    ),
+    "graph_vae_nodes": Family(
+        lambda **kwargs: GraphVAE(6, hidden=4, latent_dim=2, beta=0.5, free_bits=0.2, **kwargs),
+        x=graphs(),
+    ),
+    "graph_autoencoder": Family(
+        lambda **kwargs: GraphAutoencoder(6, 3, hidden=4, latent_dim=2, **kwargs),
+        x=graphs(),
+        y=rows(6, 3),
+        noisy=False,
+    ),
+    "sketch_rnn": Family(sketch_rnn(), x=sketches()),
+    "sketch_rnn_normalized": Family(
+        sketch_rnn(normalized=True, dropout=0.2, free_bits=0.5), x=sketches()
+    ),
+    "sketch_decoder": Family(sketch_decoder(), x=sketches(), noisy=False),
+    "sketch_decoder_normalized": Family(sketch_decoder(normalized=True, dropout=0.2), x=sketches()),
     "conv_colour": Family(conv(COLOUR, likelihood="discretized_logistic"), x=images(8, COLOUR)),
 }
+
+
+# Properties that are of one domain of x, and why others are exempt from them.
+EXEMPT = {
+    "wrong_images": {
+        Graphs: "tables of pairs, no images: see test_graph_vae.py",
+        Strokes: "tables of strokes, no images: see test_sketch_rnn.py",
+    }
+}
+
+
+def exempt(model, what):
+    """Why a model need not have a property, by the domain of its data; None where it must."""
+    return EXEMPT[what].get(type(model.domain))

@@ -15,7 +15,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from families import FAMILIES, conv, images, ladder
+from families import FAMILIES, conv, exempt, images, ladder
 from keras import ops
 from scipy import stats
 
@@ -332,6 +332,8 @@ def test_wrong_images_are_named(name):
     model, family = fresh(name), FAMILIES[name]
     if not isinstance(model, LatentModel):  # takes symbols: see its own tests
         return
+    if why := exempt(model, "wrong_images"):
+        pytest.skip(why)
     wrong = {
         rf"shape=\(8, 7, 6, {family.x.shape[-1]}\)": family.x[:, 1:],
         r"shape=\(8, 6, \d\)|shape=\(8, 8, 6\)": family.x[..., 0],
@@ -481,6 +483,7 @@ ROOMS = {
         {"__init__"},
         {
             "metrics",
+            "svg",
             "disentanglement",
             "canvas",
             "checkpoint",
@@ -491,7 +494,7 @@ ROOMS = {
             "gradients",
         },
         {"operators", "shrinkage"},
-        {"charts", "planes", "callbacks", "measure", "restoration"},
+        {"charts", "planes", "chains", "callbacks", "measure", "restoration"},
         {"plots", "evaluate", "descent"},
         {"pictures"},
         {"output"},

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import vae_zoo
+from vae_zoo.strokes import Strokes
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 CLASSES = [
@@ -56,11 +57,14 @@ def test_the_example_of_each_class(family):
         return
     assert "Example:" in doc, f"{family.__name__} needs an Example in its docstring"
     code = textwrap.dedent(doc.partition("Example:\n")[2])
-    shape = ast.literal_eval(re.search(r"\((\d+,[ \d,]*)\)", code)[0])
+    shape = re.search(r"\((\d+,[ \d,]*)\)", code)
+    shape = ast.literal_eval(shape[0]) if shape else ()
     if "images" in code and len(shape) == 2:  # a PixelCNN's, of one channel
         shape = (*shape, 1)
     examples = np.random.default_rng(0).random((300, *shape))
     names = {family.__name__: family, "points": examples, "patches": examples}
+    sketches = Strokes(24).examples(4, np.random.default_rng(0))
+    names |= {"keras": keras, "np": np, "sketches": sketches}
     names |= {"images": examples[:8], "labels": np.arange(8)}
     exec(code, names)
     last = names[code.strip().splitlines()[-1].split()[0]]

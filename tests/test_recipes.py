@@ -98,7 +98,52 @@ def test_every_recipe_is_tried():
         "tune",
         "classify",
         "denoise",
+        "graph_vae",
+        "sketch_rnn",
     }
+
+
+@pytest.mark.filterwarnings("ignore:Posterior collapse")  # after three steps
+def test_the_graph_recipe_predicts_links(run, tmp_path):
+    output = tmp_path / "run"
+    printed = run("graph_vae", "--epochs", 3, "--parts", 2, "--output", output)
+    assert "communities: 200 nodes, 880 links" in printed and "the last, is kept" in printed
+    assert {path.stem for path in output.glob("*.png")} == {"curves", "latents", "roc"}
+    numbers = json.loads((output / "numbers.json").read_text())
+    x, y = data.load("communities", "test")
+    model = vae_zoo.load_model(output / "model.keras")
+    found = vae_zoo.evaluate.measure(model, x, y)
+    assert numbers["link_auc"]["value"] == found["link_auc"]["value"]
+    first, second = numbers["link_auc_parts"]["values"]
+    assert first == found["link_auc"]["value"] != second
+    assert numbers["link_auc_parts"]["value"] == pytest.approx((first + second) / 2)
+    assert data.fingerprint(x) == json.loads((output / "config.json").read_text())["test_images"]
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.filterwarnings("ignore:Posterior collapse")  # after one epoch
+def test_the_sketch_recipe_draws_and_fits_markov_chains(conditional, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(vae_zoo.chains, "MOST", 500)  # offsets that these are fitted to
+    output, sizes = tmp_path / "run", ["--units", 8, "--encoder-units", 4, "--latent-dim", 2]
+    kind = [] if conditional else ["--no-conditional"]
+    printed = run("sketch_rnn", "--epochs", 1, "--output", output, *sizes, *kind)
+    assert "scribbles: 1,000, 100, 100 sketches, 24 points" in printed
+    pictures = {"curves", "samples", "completions"}
+    pictures |= (
+        {"reconstructions", "interpolations", "latents", "latent_grid"} if conditional else set()
+    )
+    assert {path.stem for path in output.glob("*.png")} == pictures
+    (svg,) = output.glob("*.svg")
+    assert svg.read_text().count("<polyline") > 20
+    numbers = json.loads((output / "numbers.json").read_text())
+    x, _ = data.load("scribbles", "test")
+    model = vae_zoo.load_model(output / "model.keras")
+    logs = model.evaluate(x, verbose=0, return_dict=True)
+    nll = logs["reconstruction"] if conditional else logs["nll"]
+    assert numbers["l_r"]["value"] == pytest.approx(nll / 24, rel=0.01)
+    if conditional:
+        assert numbers["l_kl"]["value"] == pytest.approx(logs["kl"] / 24, rel=1e-3)
+    assert numbers["l_r_markov_1"]["value"] < numbers["l_r_markov_0"]["value"]
 
 
 @pytest.mark.parametrize("recipe", TINY)

@@ -27,6 +27,8 @@ COLUMNS = {
         "cnn_fid_(gaussian_mixture|uniform)",
         "cnn_fid_floor",
     ),
+    "links: AUC, AP": (r"link_auc(_parts)?", r"link_ap(_parts)?"),
+    "sketches: l_r, of a Markov chain": ("l_r", "l_r_markov_1"),
     "probe: codes, pixels, untrained": (
         "probe_accuracy",
         "probe_accuracy_pixels",
@@ -80,7 +82,9 @@ def results_table(readme=str(ROOT / "README.md")):
         "colours. Codes used, perplexity: of each grid of codes, from the top. cnn_fid: Fréchet"
         " distance to the test images of samples from the prior, of samples from uniform codes "
         "(VQ-VAE) or from a mixture of Gaussians fitted to the latents, and of validation "
-        "images. Probe: accuracy of a linear classifier of the latents, of pixels, of an "
+        "images. Links: held-out ones told from pairs without one, the mean over random choices. "
+        "l_r: nats of a sketch / N_max, given z where there is one, and the same of a chain of "
+        "order 1. Probe: accuracy of a linear classifier of the latents, of pixels, of an "
         "untrained encoder's latents. Everything else of an entry stands in its card."
     )
     cli.replace_block(readme, "results", "\n".join([protocols, "", *lines, "", *notes]))
@@ -116,6 +120,8 @@ def _gap(metric, number):
 def _target(card):
     """What a model's likelihood is of: "bits", "levels" of 8 bits, or "density"."""
     likelihood = card["config"].get("likelihood")
+    if "link_auc" in card["metrics"]:  # of one graph, by far the most of it without links
+        return "links"
     if likelihood is None:  # a PixelCNN of bits has no ELBO, an autoencoder sees pixels
         return "density"
     name = likelihood if isinstance(likelihood, str) else likelihood["class_name"].lower()
@@ -129,7 +135,7 @@ def _cell(card, pattern):
     pattern, _, target = pattern.partition(" if ")
     if target:
         own = _target(card)
-        if target not in (own, "pixels" if own != "bits" else None):
+        if target not in (own, "pixels" if own not in ("bits", "links") else None):
             return ""
     found = [number for name, number in card["metrics"].items() if re.fullmatch(pattern, name)]
     found = found if pattern.endswith(r"\w*") else found[-1:]

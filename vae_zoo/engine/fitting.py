@@ -151,7 +151,7 @@ class FittedModel(NoisyModel):
             checks.check_learning_rate(own)
         adam.accelerate(self.optimizer, compiled=self.jit_compile)
         # Not by attribute assignment: Keras would track it as the model's own state.
-        eager = run_eagerly or self.jit_compile
+        eager = run_eagerly or self.jit_compile or self.loops
         self.__dict__["_recordings"] = None if eager else Recordings(self)
 
     def compile_anew(self):

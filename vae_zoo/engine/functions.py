@@ -29,6 +29,8 @@ class NoisyModel(SavedModel):
         seed: int, of all noise; None draws one.
     """
 
+    loops = False  # True: long loops inside, which a recording (PyTorch) would unroll
+
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.seed, self.noise = seed, noise_source(seed)
@@ -70,6 +72,7 @@ class NoisyModel(SavedModel):
         with CACHES:  # several threads may ask at once
             if key not in cache:
                 # With the function: what its identity is made of must live as long.
+                loops = loops or self.loops
                 cache[key] = backend.compiled(function, self, noisy, loops, dealt), function
                 if len(cache) > REMEMBERED:
                     cache.popitem(last=False)

@@ -1,4 +1,5 @@
-"""Pictures of many runs: searches, and classifiers with few labels. `plots` hands them on."""
+"""Charts of runs and of what they reach: searches, classifiers with few labels, links. `plots`
+hands them on."""
 
 import math
 
@@ -99,6 +100,29 @@ def rate_distortion(rows, path):
     axes.set(xlabel="rate, nats", ylabel="distortion, nats")
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.legend(fontsize=8, frameon=False)
+    tidy(axes)
+    return save(figure, path)
+
+
+def roc(linked, scores, path):
+    """The ROC curve of scores that tell linked pairs of nodes from others.
+
+    Args:
+        linked: bools (n,).
+        scores: (n,).
+        path: the PNG to write.
+    """
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    false, true, _ = roc_curve(linked, scores)
+    figure = figure_of(400, 400, layout="constrained")
+    axes = figure.subplots()
+    area = roc_auc_score(linked, scores)
+    axes.plot(false, true, color=TRAINING, label=f"area {area:.3f}")
+    axes.plot([0, 1], [0, 1], color=VALIDATION, linestyle="--", linewidth=0.8, label="chance")
+    axes.set(xlabel="share of other pairs above", ylabel="share of links above", aspect="equal")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
     tidy(axes)
     return save(figure, path)
 

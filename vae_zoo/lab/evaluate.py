@@ -16,11 +16,14 @@ import numpy as np
 from keras import ops
 
 from vae_zoo import data
-from vae_zoo.lab import metrics
+from vae_zoo.lab import chains, metrics
 from vae_zoo.lab.measure import mean, measure, number, spread, without_values
 from vae_zoo.models.gaussian_mixture import GaussianMixture
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
+from vae_zoo.models.links import LinkPrediction
+from vae_zoo.models.sketch_decoder import SketchDecoder
+from vae_zoo.models.sketch_rnn import SketchRNN
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.parts import domains
 
@@ -149,6 +152,17 @@ def _(model: BaseVAE, found):
         | _of_classes(model, found)
         | _probes(model, found)
     )
+
+
+@beside.register
+def _(model: LinkPrediction, found):
+    return {}  # its features are no images, and its labels no classes
+
+
+@beside.register(SketchDecoder)
+@beside.register(SketchRNN)
+def _(model, found):
+    return chains.markov_numbers(found.splits["train"][0], found.x, found.seed)
 
 
 @beside.register

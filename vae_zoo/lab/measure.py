@@ -16,10 +16,14 @@ from keras import ops
 
 from vae_zoo.engine.trainable import EVALUATION_SEED, Trainable
 from vae_zoo.lab import metrics
+from vae_zoo.models.graph_vae import GraphVAE
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
+from vae_zoo.models.links import LinkPrediction
+from vae_zoo.models.sketch_decoder import SketchDecoder
+from vae_zoo.models.sketch_rnn import SketchRNN
 from vae_zoo.models.vq_vae import VQVAE
-from vae_zoo.parts import domains
+from vae_zoo.parts import domains, graphs
 from vae_zoo.parts.likelihoods import DiscretizedLogistic
 
 
@@ -84,9 +88,10 @@ def measure(
 
     Returns:
         dict, name -> number: elbo, rate, distortion, nll_iw<k> (nats); bits_per_dim for 8-bit
-        likelihoods; active_units; relative_mse, psnr. Of codes instead of active_units: codes_used,
-        perplexity and, of a VQ-VAE, bits_per_code, of training images too. Of an exact density:
-        nll. Of any other model the terms that its objective logs.
+        likelihoods; active_units; relative_mse, psnr; of graphs link_auc, link_ap; of sketches
+        l_r and nll_per_point. Of codes instead of active_units: codes_used, perplexity and, of a
+        VQ-VAE, bits_per_code, of training images too. Of an exact density: nll. Of any other model
+        the terms that its objective logs.
     """
     how = How(num_samples, num_images, elbo_samples, x_train, progress)
     numbers = numbers_of(model, np.asarray(x[:]), None if y is None else np.asarray(y), how)
@@ -146,6 +151,66 @@ def _(model: VQVAE, x, y, how):
     return numbers
 
 
+@numbers_of.register
+def _(model: LinkPrediction, x, y, how):
+    linked, scores = held_out_links(model, x, y)
+    numbers = latent_use(model, x, y)
+    if 0 < linked.sum() < len(linked):
+        what = f"{linked.sum():,} held-out links and {(~linked).sum():,} pairs without one"
+        area, precision = metrics.link_prediction(linked, scores)
+        numbers["link_auc"] = number(area, "", f"area under the ROC curve, {what}")
+        numbers["link_ap"] = number(precision, "", f"average precision, {what}")
+    return numbers
+
+
+@numbers_of.register
+def _(model: GraphVAE, x, y, how):
+    numbers = _bounds(model, x, y, dataclasses.replace(how, num_samples=0))
+    protocol = f"mean of {how.elbo_samples} samples, over all pairs i < j of the graph"
+    numbers["elbo"]["protocol"] = protocol
+    return numbers | numbers_of.dispatch(LinkPrediction)(model, x, y, how)
+
+
+@numbers_of.register
+def _(model: SketchDecoder, x, y, how):
+    nll = -model.log_likelihood(x)
+    return {"nll": mean(nll, "nats", f"exact, {len(x):,} sketches")} | by_points(x, nll, "")
+
+
+@numbers_of.register
+def _(model: SketchRNN, x, y, how):
+    numbers = _bounds(model, x, y, how)
+    distortion, rate = (numbers[name]["values"] for name in ("distortion", "rate"))
+    of_rate = "KL(q(z|x) || p(z)) / N_max, which l_r leaves out"
+    numbers |= by_points(x, distortion, " given z")
+    numbers["l_kl"] = mean(rate / (x.shape[1] - 1), "nats", of_rate)
+    return numbers | latent_use(model, x)
+
+
+def by_points(x, nll, given=""):
+    """Of sketches (n, rows, 5) and their nats (n,): `l_r`, the sum divided by N_max, and what a row
+    costs; a dict, name -> number."""
+    points = x.shape[1] - 1
+    each = nll / (np.sum(x[..., 4] < 0.5, axis=1) + 1)
+    return {
+        "l_r": mean(nll / points, "nats", f"-log p(x{given}) / N_max, N_max = {points}"),
+        "nll_per_point": mean(each, "nats", f"-log p(x{given}) / rows, the end counted"),
+    }
+
+
+def held_out_links(model, x, y=None):
+    """Of the pairs that tables of graphs hold out whether they are linked, bools (n,), and what a
+    model that is not shown them says, log odds (n,)."""
+    linked, scores = [], []
+    for row, table in enumerate(x):
+        held = table[np.isin(table[:, 2], (graphs.HELD_OUT, graphs.UNLINKED))]
+        own = slice(row, row + 1)
+        linked.append(held[:, 2] == graphs.HELD_OUT)
+        features = None if y is None else y[own]
+        scores.append(model.link_scores(x[own], held[:, 0], held[:, 1], features))
+    return np.concatenate(linked), np.concatenate(scores)
+
+
 @functools.singledispatch
 def active_units(model, x, y=None):
     """Latents that say something of x, in each group from the top: a list of pairs of ints, how
@@ -161,6 +226,12 @@ def active_units(model, x, y=None):
 def _(model: HierarchicalVAE, x, y=None):
     active = [group > 0.01 for group in model.kl_per_latent(x, y)]
     return [(int(group.sum()), group.size) for group in active], "KL > 0.01 nats, the mean over x"
+
+
+@active_units.register
+def _(model: LinkPrediction, x, y=None):
+    of_nodes = model.encode(x, y).reshape(-1, model.latent_dim)
+    return [metrics.active_units(of_nodes)], "variance of the mean over nodes > 0.01"
 
 
 def latent_use(model, x, y=None):

@@ -89,6 +89,20 @@ def frechet_distance(x, y):
     return float(shift + np.trace(cov_x) + np.trace(cov_y) - 2 * root)
 
 
+def link_prediction(linked, scores):
+    """How well scores tell linked pairs of nodes from others: the area under the ROC curve, and the
+    average precision, floats.
+
+    Args:
+        linked: bools (n,), some of each kind.
+        scores: (n,).
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    areas = roc_auc_score(linked, scores), average_precision_score(linked, scores)
+    return tuple(map(float, areas))
+
+
 def probe_accuracy(splits):
     """Share of test labels that a linear classifier of standardised features gets right.
 

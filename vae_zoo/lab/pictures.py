@@ -5,18 +5,23 @@ import functools
 import keras
 import numpy as np
 
-from vae_zoo.lab import plots
+from vae_zoo.lab import plots, svg
+from vae_zoo.lab.measure import held_out_links
 from vae_zoo.models.conditional_vae import ConditionalVAE
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
+from vae_zoo.models.links import LinkPrediction
 from vae_zoo.models.real_nvp import RealNVP
+from vae_zoo.models.sketch_decoder import SketchDecoder
+from vae_zoo.models.sketch_rnn import SketchRNN
 from vae_zoo.models.vq_vae import VQVAE
 from vae_zoo.parts import domains
 
 # Of all pictures that a run draws, `plots.curves` included.
 NAMES = ("curves", "samples", "samples_uniform", "reconstructions", "interpolations", "latents")
-NAMES += ("latent_grid", "code_maps", "groups", "fixed_top", "rates")
+NAMES += ("latent_grid", "code_maps", "groups", "fixed_top", "rates", "roc")
 NAMES += ("classes", "swapped_classes", "completions", "signal_to_noise", "reinforce")
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # that sketches are drawn at
 CLASSES = 8  # columns of a sheet of samples by class
 
 
@@ -68,6 +73,15 @@ def _(model: BaseVAE, x, y, output, seed):
 
 
 @pictures.register
+def _(model: LinkPrediction, x, y, output, seed):
+    z = model.encode(x, y if model.condition is not None else None)[0]
+    yield plots.latent_scatter(z, None, output / "latents.png"), "latents of the nodes"
+    linked, scores = held_out_links(model, x, y if model.condition is not None else None)
+    if 0 < linked.sum() < len(linked):
+        yield plots.roc(linked, scores, output / "roc.png"), "held-out links told from other pairs"
+
+
+@pictures.register
 def _(model: ConditionalVAE, x, y, output, seed):
     yield from pictures.dispatch(BaseVAE)(model, x, y, output, seed)
     if model.domain.pictures(np.asarray(x[:1])) is None:
@@ -105,6 +119,54 @@ def _(model: HierarchicalVAE, x, y, output, seed):
     yield plots.group_rates(kl, model.scales, output / "rates.png"), "the KL of each group"
     if model.domain.pictures(model.decode(model.sample_latents(1))) is not None:
         yield from _groups(model, np.asarray(x[:10]), output, seed)
+
+
+@pictures.register
+def _(model: SketchDecoder, x, y, output, seed):
+    yield from samples(model, output / "samples.png", seed)
+    yield from _completions(model, x, output, seed)
+    new = [model.sample(8, seed=seed, temperature=t) for t in TEMPERATURES]
+    yield svg.write_svg(np.stack(new), output / "samples.svg"), _at("new sketches, row by row at")
+
+
+@pictures.register
+def _(model: SketchRNN, x, y, output, seed):
+    draw = model.domain.pictures
+    new = model.sample(64, seed=seed)
+    yield plots.samples(draw(new), output / "samples.png"), "new sketches, at temperature 0.4"
+    x = np.asarray(x[:10])
+    again = [model.reconstruct(x, temperature=t, seed=seed) for t in TEMPERATURES]
+    rows = np.stack([x, *again], axis=1)
+    titles = ["original", *map(str, TEMPERATURES)]
+    path = plots.image_rows(draw(rows), titles, output / "reconstructions.png")
+    yield path, "test sketches, and the model's, by temperature"
+    yield svg.write_svg(rows, output / "reconstructions.svg"), "the same, to be scaled"
+    half = len(x) // 2
+    between = model.interpolate(x[:half], x[half : 2 * half], steps=8)
+    path = plots.interpolations(draw(between), output / "interpolations.png")
+    yield path, "straight lines in latent space"
+    yield from _completions(model, x, output, seed)
+    yield from latent_space(model, x, y, output)
+
+
+def _completions(model, x, output, seed, each=6):
+    """What a third of a test sketch is completed to."""
+    rows = []
+    for sketch in np.asarray(x[:8]):
+        third = max(1, int(np.sum(sketch[:, 4] < 0.5)) // 3)
+        begun = np.repeat(sketch[None, :third], each, axis=0)
+        made = model.complete(begun, temperature=0.4, seed=seed)
+        alone = np.zeros_like(sketch)
+        alone[:third], alone[third:, 4] = sketch[:third], 1
+        rows.append(np.concatenate([sketch[None], alone[None], made]))
+    titles = ["original", "begun", *["completed"] * each]
+    drawn = model.domain.pictures(np.stack(rows))
+    path = plots.image_rows(drawn, titles, output / "completions.png")
+    yield path, "a third of a test sketch, and what may follow, at temperature 0.4"
+
+
+def _at(what):
+    return f"{what} temperature {', '.join(map(str, TEMPERATURES))}"
 
 
 def samples(model, path, seed):

@@ -203,6 +203,7 @@ def fit(
     tensorboard=False,
     augment=None,
     seconds=None,
+    keep="best",
     **settings,
 ):
     """Trains, and keeps the weights of the best validation epoch.
@@ -224,6 +225,7 @@ def fit(
         overwrite: see `claim`, which has looked at the folder.
         tensorboard: bool, write every term to `<output>/tensorboard` too.
         augment: of training images, see `data.Batches`.
+        keep: "best", of all epochs, or "last", whatever validation says.
         seconds: float, stop at the end of the epoch in which training has taken so long.
         **settings: all else that the run was started with: a resumed run must have the same.
 
@@ -251,7 +253,7 @@ def fit(
         )
     monitor, mode = monitored(model)
     stopping = keras.callbacks.EarlyStopping(
-        monitor, patience=patience, mode=mode, restore_best_weights=True
+        monitor, patience=patience, mode=mode, restore_best_weights=keep == "best"
     )
     # Averaged weights, where the optimizer keeps them, are what is validated and kept.
     optimizer = model.optimizer if model.compiled else None
@@ -275,7 +277,9 @@ def fit(
     )
     history = checkpoint.history
     values = np.array(history[monitor])
-    if np.isnan(values).all():
+    if keep == "last":
+        print(f"Epoch {len(values)}, the last, is kept: {monitor} {values[-1]:.2f}")
+    elif np.isnan(values).all():
         print(f"No epoch of {len(values)} has a {monitor} that is a number: the run has diverged")
     else:
         best = (np.nanargmax if mode == "max" else np.nanargmin)(values)

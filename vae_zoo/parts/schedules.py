@@ -78,3 +78,28 @@ class Sigmoid(Settled, LearningRateSchedule):
 
     def get_config(self):
         return {"midpoint": self.midpoint, "width": self.width, "beta": self.beta}
+
+
+@keras.saving.register_keras_serializable("vae_zoo")
+class Approach(Settled, LearningRateSchedule):
+    """Comes ever nearer to `beta`: beta(t) = beta * (1 - (1 - start) * decay^t).
+
+    Ha and Eck 2018, arXiv:1704.03477, eq. 11 (there start 0.01, decay 0.99995).
+
+    Args:
+        beta: float, the weight in the end.
+        start: float, its share at first.
+        decay: float in (0, 1), of the distance, per step.
+    """
+
+    def __init__(self, beta=1.0, start=0.01, decay=0.99995):
+        if not 0 < decay < 1:
+            raise ValueError(f"`decay` must be in (0, 1). Received: decay={decay}")
+        self.beta, self.start, self.decay = beta, start, decay
+
+    def __call__(self, step):
+        left = ops.exp(math.log(self.decay) * ops.cast(step, "float32"))
+        return self.beta * (1.0 - (1.0 - self.start) * left)
+
+    def get_config(self):
+        return {"beta": self.beta, "start": self.start, "decay": self.decay}
