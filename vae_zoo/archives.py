@@ -91,10 +91,10 @@ def _arrays(archive):
             waiting, objects = [file], 0
             while waiting:
                 group = waiting.pop()
+                objects += len(group)
+                if objects > MOST_OBJECTS:
+                    raise ValueError(f"its {WEIGHTS} has more than {MOST_OBJECTS:,} objects")
                 for name in group:
-                    objects += 1
-                    if objects > MOST_OBJECTS:
-                        raise ValueError(f"its {WEIGHTS} has more than {MOST_OBJECTS:,} objects")
                     if group.get(name, getclass=True, getlink=True) is not h5py.HardLink:
                         raise ValueError(f"its {WEIGHTS} has a link to elsewhere, {name}")
                     item = group[name]

@@ -34,11 +34,13 @@ def check_count(n):
 
 
 def check_learning_rate(optimizer):
-    """Raises `ValueError` unless the learning rate that an optimizer begins with is finite."""
+    """Raises `ValueError` unless the learning rate that an optimizer begins with is finite; of a
+    `MultiOptimizer`, which has none, that of each of its own."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    rate = float(ops.convert_to_numpy(optimizer.learning_rate))
-    if not 0 <= rate < np.inf:
-        raise ValueError(f"The learning rate must be finite, 0 or more. Received: {rate}")
+    for one in getattr(optimizer, "optimizers", [optimizer]):
+        rate = float(ops.convert_to_numpy(one.learning_rate))
+        if not 0 <= rate < np.inf:
+            raise ValueError(f"The learning rate must be finite, 0 or more. Received: {rate}")
 
 
 def is_stream(x):
