@@ -75,9 +75,9 @@ class LSTM(layers.Layer):
 
         def step(state, xs):
             state = self.step(xs[0], *state, *xs[1:])
-            return state, state[0]
+            return state, state  # TensorFlow wants both alike
 
-        _, made = ops.scan(step, (h, c), tuple(xs))
+        _, (made, _) = ops.scan(step, (h, c), tuple(xs))
         return ops.swapaxes(made, 0, 1)
 
 

@@ -326,11 +326,11 @@ class StrokeDecoder(layers.Layer):
             row = likelihood.draw_row(self.output_layer(h), temperature, *noise, t == 0)
             row = ops.where((t < kept)[:, None], given, row)
             row = ops.where(before[:, 4:] > 0.5, end, row)
-            return (row, h, c), row
+            return (row, h, c), (row, h, c)  # TensorFlow wants both alike
 
         first = ops.tile(ops.convert_to_tensor(START, "float32"), (batch, 1))
         xs = ops.swapaxes(begun, 0, 1)[:-1], ops.arange(rows - 1, dtype="int32")
         xs = (*xs, draw(shape, "uniform"), draw(shape, "normal"))
-        _, made = ops.scan(step, (first, *self.state(z, batch)), xs)
+        _, (made, *_) = ops.scan(step, (first, *self.state(z, batch)), xs)
         ends = ops.tile(end, (batch, 1))[:, None]
         return ops.concatenate([ops.swapaxes(made, 0, 1), ends], axis=1)
