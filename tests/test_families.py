@@ -138,7 +138,8 @@ def test_no_number_depends_on_the_other_examples(name, noise_table):
     model, family = fresh(name), FAMILIES[name]
     whole, part = objective(model, family), objective(model, family, rows=slice(3))
     for key in whole:
-        np.testing.assert_allclose(part[key], whole[key][:3], rtol=1e-5, err_msg=key)
+        # Batches of other sizes are summed in another order: 1e-5 of a nat or of the number.
+        np.testing.assert_allclose(part[key], whole[key][:3], rtol=1e-5, atol=1e-5, err_msg=key)
 
 
 @over_families

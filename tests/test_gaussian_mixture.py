@@ -207,7 +207,7 @@ def test_what_is_wrong_is_one_line(digits):
         "500 examples at least. Received: 400": lambda: GaussianMixture((4, 4), 500).fit(
             digits, verbose=0
         ),
-        "examples with NaN": lambda: GaussianMixture((4, 4), 2).fit(
+        "Received: NaN in it": lambda: GaussianMixture((4, 4), 2).fit(
             digits * np.nan, start="responsibilities", verbose=0
         ),
         r"\(batch, \*\(4, 4\)\). Received: shape": lambda: GaussianMixture((4, 4)).fit(

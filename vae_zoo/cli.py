@@ -150,6 +150,7 @@ def run(function, argv=None, distribute=False):
             raise
         if os.environ.get("VAE_ZOO_TRACEBACK") == "1":
             raise
+        files.release_empty()  # refused before anything was written
         parser.error(_describe(error, function))
 
 

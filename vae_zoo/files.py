@@ -113,6 +113,15 @@ def lock(folder, holder):
     return None
 
 
+def release_empty():
+    """Lets go of the folders that hold nothing but this process's lock, and removes them."""
+    for path in list(_HELD):
+        if [inner.name for inner in path.parent.glob("*")] == [path.name]:
+            os.close(_HELD.pop(path))
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
+
+
 def _remove(path):
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)

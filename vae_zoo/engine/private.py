@@ -34,6 +34,7 @@ NAMES = {
         "keras.src.backend.common.global_state.set_global_attribute": "forgets what was not built",
         "zipfile._EndRecData": "how long a zip's list of its members is, before it is read",
         "zipfile._ECD_SIZE": "where that stands",
+        "os._exit": "ends a process from a thread of it",
         "argparse.ArgumentParser()._actions": "the flags that are close to an unknown one",
     },
     ("jax", "torch"): {

@@ -120,13 +120,15 @@ class OfMixture:
         order = np.argsort(thin, kind="stable")
         by_pairs = order[thin[order] == 0]
         arrays = [constant[order], linear[order].T, _entries(precisions[by_pairs])]
+        groups = []
         for rank in np.unique(thin[thin > 0]):
             ks = order[thin[order] == rank]
+            groups.append((len(ks), int(rank)))
             roots = np.sqrt(np.maximum(1 / tails[ks, None] - 1 / values[ks, :rank], 0))
             arrays += [1 / tails[ks], self.vectors[ks][:, :, :rank] * roots[:, None]]
         arrays = [ops.convert_to_tensor(a.astype("float32")) for a in arrays]
         score = functools.partial(
-            *(_likeliest, len(by_pairs) > 0, len(arrays) // 2 - 1),
+            *(_likeliest, len(by_pairs), tuple(groups)),
             *(self.prior.basis is not None, self.means.any().item()),
         )
         run = self.prior.compiled_function("likeliest", score)
@@ -164,14 +166,15 @@ class OfMixture:
         return filtered
 
 
-def _likeliest(by_pairs, thin, remove_dc, shifted, patches, constant, linear, entries, *roots):
-    """argmax_k of the joint log-density, of arrays as `_search` makes them: whether some components
-    go by pairs, and how many groups have thin roots."""
+def _likeliest(by_pairs, groups, remove_dc, shifted, patches, constant, linear, entries, *roots):
+    """argmax_k of the joint log-density, of arrays as `_search` makes them: how many components go
+    by pairs, and how many have thin roots, of which rank. What is compiled is of these shapes."""
     if remove_dc:
         patches = patches - ops.mean(patches, axis=1, keepdims=True)
     squares = [ops.matmul(_pairs(patches), entries)] if by_pairs else []
     norms = ops.sum(patches * patches, axis=1, keepdims=True)
-    for inverse, root in zip(roots[: 2 * thin : 2], roots[1 : 2 * thin : 2]):
+    for (count, rank), inverse, root in zip(groups, roots[::2], roots[1::2]):
+        root = ops.reshape(root, (count, -1, rank))
         squares.append(inverse * norms - squared_norms(patches, root))
     score = constant - 0.5 * ops.concatenate(squares, axis=1)
     if shifted:
