@@ -150,6 +150,8 @@ def run(function, argv=None, distribute=False):
             raise
         if os.environ.get("VAE_ZOO_TRACEBACK") == "1":
             raise
+        from vae_zoo import files
+
         files.release_empty()  # refused before anything was written
         parser.error(_describe(error, function))
 
