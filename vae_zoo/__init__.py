@@ -8,6 +8,8 @@ import sys
 
 __version__ = "0.1.0"
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, from TensorFlow's start on
+
 _BACKENDS = ("tensorflow", "jax", "torch")
 _chosen = os.environ.get("KERAS_BACKEND") or None
 try:

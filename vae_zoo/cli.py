@@ -150,9 +150,9 @@ def run(function, argv=None, distribute=False):
             raise
         if os.environ.get("VAE_ZOO_TRACEBACK") == "1":
             raise
-        from vae_zoo import files
-
-        files.release_empty()  # refused before anything was written
+        files = sys.modules.get("vae_zoo.files")  # without it no folder was taken
+        if files is not None:
+            files.release_empty()  # refused before anything was written
         parser.error(_describe(error, function))
 
 
