@@ -34,7 +34,8 @@ from pathlib import Path
 # What a recipe or a tool needs beside `run`, from where it lives; asked for late, so that a wrong
 # flag is answered before the package is imported.
 _FROM = {
-    **dict.fromkeys(("command", "machine", "progress", "table"), "vae_zoo.lab.console"),
+    **dict.fromkeys(("command", "heading", "machine", "note", "progress"), "vae_zoo.lab.console"),
+    **dict.fromkeys(("rows", "table"), "vae_zoo.lab.console"),
     **dict.fromkeys(("replace_block", "write_bytes", "write_json"), "vae_zoo.files"),
 }
 

@@ -1,11 +1,10 @@
 """A run, from data to numbers: what the recipes of all families share.
 
-`claim` looks at the folder, `splits` reads a data set, `fit` trains with a progress bar, `report`
-measures, draws and saves.
+`claim` looks at the folder, `splits` reads a data set, `fit` trains and prints a line an epoch,
+`report` measures, draws and saves.
 """
 
 import functools
-import os
 import pathlib
 import platform
 
@@ -14,8 +13,8 @@ import numpy as np
 
 from vae_zoo import data, files
 from vae_zoo.engine.batches import Batches
-from vae_zoo.lab import console, plots, transfer
-from vae_zoo.lab.callbacks import NoticeCollapse, TensorBoard
+from vae_zoo.lab import console, plots, terms, transfer
+from vae_zoo.lab.callbacks import EpochLines, NoticeCollapse, TensorBoard
 from vae_zoo.lab.checkpoint import Checkpoint, seconds_of
 from vae_zoo.lab.evaluate import labels_of, latents, measure
 from vae_zoo.lab.measure import spread
@@ -46,7 +45,7 @@ def splits(dataset, image_size=None, binary=False, static=False):
         bar = console.progress("reading images")
         x, y = data.load(dataset, split, image_size=image_size, progress=bar)
         if binary and split == "train" and not transfer.black_and_white(x[:500]):
-            print(
+            console.note(
                 f"{dataset} is not black and white: what is modelled are bits drawn from its levels"
                 " (--likelihood discretized_logistic or gaussian models the levels)"
             )
@@ -123,6 +122,7 @@ def fitted_prior(model, kind, train, seed=0):
     of `prior_of_latents`."""
     if kind != "mixture":
         return model
+    console.heading("Fitting the prior: a mixture of Gaussians")
     return model.with_prior(prior_of_latents(kind, model, train, seed=seed))
 
 
@@ -184,7 +184,7 @@ def prior_of_latents(
     density.compile(keras.optimizers.Adam(rate, **averages(1.0, -(-len(z[0]) // 128))))
     how = {"epochs": epochs, "batch_size": 128, "seed": seed, "patience": 10}
     how |= {"output": output, "resume": resume, "couplings": couplings, "units": units}
-    fit(density, *((part, None) for part in z), **how)
+    fit(density, *((part, None) for part in z), title="Fitting the prior", **how)
     return density if kind == "flow" else priors.SecondStage(density)
 
 
@@ -204,6 +204,7 @@ def fit(
     augment=None,
     seconds=None,
     keep="best",
+    title="Training",
     **settings,
 ):
     """Trains, and keeps the weights of the best validation epoch.
@@ -227,6 +228,7 @@ def fit(
         augment: of training images, see `data.Batches`.
         keep: "best", of all epochs, or "last", whatever validation says.
         seconds: float, stop at the end of the epoch in which training has taken so long.
+        title: str, what this training is; a line that says so comes first.
         **settings: all else that the run was started with: a resumed run must have the same.
 
     Returns:
@@ -246,8 +248,13 @@ def fit(
         clear(output)
     batches = Batches(*train, batch_size=batch_size, seed=seed, augment=augment)
     held_out = Batches(*validation, batch_size=batch_size, shuffle=False)
+    term, unit = terms.name(model.monitor), terms.unit(model.monitor, model.logged)
+    console.heading(
+        f"{title}: {type(model).__name__}, {model.count_params():,} parameters, {epochs:,} epochs "
+        f"of {len(batches):,} steps; {term} in {unit}"
+    )
     if (rising := settings.get("warmup_epochs", 0)) > epochs:
-        print(
+        console.note(
             f"The warm-up of {rising} epochs is longer than the training of {epochs}: the KL ends "
             f"with {epochs / rising:.0%} of its weight"
         )
@@ -265,25 +272,27 @@ def fit(
         checkpoint.load()
     watching = [TensorBoard(output / "tensorboard")] if tensorboard else []
     watching += watchers(model, validation, epochs)
-    # One line an epoch where nobody watches: a progress bar would fill a log file.
-    verbose = "auto" if os.isatty(1) else 2
-    model.fit(
-        batches,
-        epochs=epochs,
-        initial_epoch=epochs if checkpoint.stopped else checkpoint.epoch,
-        validation_data=held_out,
-        callbacks=[*averaging, stopping, checkpoint, *watching],
-        verbose=verbose,
-    )
+    lines = EpochLines(monitor)
+    try:
+        model.fit(
+            batches,
+            epochs=epochs,
+            initial_epoch=epochs if checkpoint.stopped else checkpoint.epoch,
+            validation_data=held_out,
+            callbacks=[*averaging, stopping, checkpoint, lines, *watching],
+            verbose=0,
+        )
+    finally:
+        lines.close()
     history = checkpoint.history
-    values = np.array(history[monitor])
+    values, term = np.array(history[monitor]), f"val {term}"
     if keep == "last":
-        print(f"Epoch {len(values)}, the last, is kept: {monitor} {values[-1]:.2f}")
+        print(f"Epoch {len(values)}, the last, is kept: {term} {values[-1]:.2f}")
     elif np.isnan(values).all():
-        print(f"No epoch of {len(values)} has a {monitor} that is a number: the run has diverged")
+        print(f"No epoch of {len(values)} has a {term} that is a number: the run has diverged")
     else:
         best = (np.nanargmax if mode == "max" else np.nanargmin)(values)
-        print(f"Best epoch {best + 1} of {len(values)}: {monitor} {values[best]:.2f}")
+        print(f"Best epoch {best + 1} of {len(values)}: {term} {values[best]:.2f}")
     return history
 
 
@@ -311,7 +320,9 @@ def settings_of_prior(settings, name="prior"):
     """What `fit` takes for a prior over the latents of a run with these settings: `prior_epochs` of
     them, in a folder of its own; it stops once it learns the training latents by heart."""
     output = pathlib.Path(settings["output"], name)
-    return {**settings, "epochs": settings["prior_epochs"], "patience": 5, "output": output}
+    title = f"Fitting the {' of the '.join(name.split('_'))}"
+    own = {"epochs": settings["prior_epochs"], "patience": 5, "output": output, "title": title}
+    return {**settings, **own}
 
 
 def report(model, train, test, history, settings, importance_samples=0):
@@ -331,6 +342,7 @@ def report(model, train, test, history, settings, importance_samples=0):
     output = pathlib.Path(settings["output"])
     (x_train, _), (x, y) = train, test
     model.save(output / "model.keras")
+    console.heading(f"Measuring on the test split: {len(x):,} examples")
     numbers = measure(
         model,
         np.asarray(x[:]),
@@ -342,7 +354,6 @@ def report(model, train, test, history, settings, importance_samples=0):
     files.write_json(output / "numbers.json", numbers)
     seconds = sum(map(seconds_of, [output, *output.glob("prior*/")]))
     files.write_json(output / "config.json", _config(model, settings, history, seconds, x))
-    print()
     console.table(numbers)  # before anything is drawn
     written = [
         (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),
