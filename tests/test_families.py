@@ -496,7 +496,7 @@ ROOMS = {
             "gradients",
         },
         {"operators", "shrinkage"},
-        {"charts", "planes", "chains", "callbacks", "measure", "restoration"},
+        {"charts", "planes", "curves", "clouds", "chains", "callbacks", "measure", "restoration"},
         {"plots", "evaluate", "descent"},
         {"pictures"},
         {"output"},

@@ -1,11 +1,12 @@
 """What every picture is drawn with: pixels, sheets of images, figures, one way to write them.
 
 A pixel of an image becomes a square of whole pixels of the picture, never smoothed, and NaN is
-magenta: nothing that a model gets wrong is hidden by the drawing. Only the file of a large picture
+magenta: nothing that a model gets wrong is hidden by the drawing. Only the PNG of a large picture
 has fewer colours. Figures are made without pyplot, so no window, no display and no global state is
 involved.
 """
 
+import functools
 import io
 import textwrap
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 from vae_zoo import files
 
 DPI = 100
-LIMIT = 100_000  # bytes of a picture's file
+LIMIT = 100_000  # bytes of a PNG
+SUFFIXES = (".png", ".pdf", ".svg")
 TILE = 84  # pixels, about: the longer side of an image in a grid
 GAP, GROUP_GAP, MARGIN = 3, 12, 10  # pixels between images, between groups of rows, around all
 CHARACTER, LINE = 7, 15  # pixels, about: width and height of a letter of 8 points
@@ -57,7 +59,7 @@ def enlarged(image, scale):
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def sheet(tiles, path, caption=None, titles=None, labels=()):
+def sheet(tiles, path=None, caption=None, titles=None, labels=()):
     """Draw tiles of uint8 (rows, columns, height, width, 3) pixel by pixel, and the words around.
 
     `titles` stand above the tiles, in order, as far as they reach; `labels` stand at the left of
@@ -95,7 +97,13 @@ def sheet(tiles, path, caption=None, titles=None, labels=()):
     for tile, (y, x) in zip(tiles.reshape(-1, *tiles.shape[2:]), places, strict=True):
         page[y : y + height, x : x + width] = enlarged(tile, scale)
     figure = figure_of(page_width, page_height)
-    figure.figimage(page)
+    if path is not None and Path(path).suffix.lower() in SUFFIXES[1:]:
+        # Pixels of their own, which a file that scales would else draw anew.
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        axes.imshow(page, aspect="auto", interpolation="none")
+    else:
+        figure.figimage(page)
     style = {"fontsize": 8, "color": INK, "va": "center", "parse_math": False}
     for x, y, text, align in words:
         figure.text(x / page_width, 1 - y / page_height, text, ha=align, **style)
@@ -104,10 +112,41 @@ def sheet(tiles, path, caption=None, titles=None, labels=()):
 
 def figure_of(width, height, **kwargs):
     """An empty figure of width x height pixels."""
+    # The tenth of a pixel keeps rounding from making the picture one pixel smaller.
+    return _figure_class()(figsize=((width + 0.1) / DPI, (height + 0.1) / DPI), dpi=DPI, **kwargs)
+
+
+@functools.cache
+def _figure_class():
     from matplotlib.figure import Figure
 
-    # The tenth of a pixel keeps rounding from making the picture one pixel smaller.
-    return Figure(figsize=((width + 0.1) / DPI, (height + 0.1) / DPI), dpi=DPI, **kwargs)
+    class Picture(Figure):
+        """A figure that a notebook shows, whether or not pyplot was imported."""
+
+        def _repr_png_(self):
+            drawn = io.BytesIO()
+            self.savefig(drawn, format="png")
+            return drawn.getvalue()
+
+    return Picture
+
+
+def legend(figure, axes, **kwargs):
+    """The legend of all that has a label in `axes`, above them, where no data are."""
+    found = {}
+    for one in np.atleast_1d(axes):
+        for handle, label in zip(*one.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    style = {"fontsize": 8, "frameon": False, "ncols": 3, **kwargs}
+    figure.legend(list(found.values()), list(found), loc="outside upper center", **style)
+
+
+def caption_of(figure, text, letters):
+    """A sentence below all axes of a figure, wrapped into so many letters."""
+    if text:
+        lines = textwrap.fill(text, letters)
+        style = {"fontsize": 8, "color": INK, "parse_math": False}
+        figure.supxlabel(lines, x=0.01, ha="left", **style)
 
 
 def tidy(axes):
@@ -118,13 +157,33 @@ def tidy(axes):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure, path):
-    """Write the PNG, small, whole or not at all; equal figures give equal bytes."""
+def save(figure, path=None):
+    """Write a figure, whole or not at all; equal figures give equal bytes.
+
+    Args:
+        figure: of Matplotlib.
+        path: of the file: a PNG, or a PDF or an SVG where the suffix says so. None writes nothing.
+
+    Returns:
+        the path; without one the figure, which a notebook shows.
+    """
+    from matplotlib import rc_context
     from PIL import Image
 
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI)
-    return write(Image.open(drawn), path)
+    if path is None:
+        return figure
+    path, drawn = Path(path), io.BytesIO()
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise ValueError(f"A picture must end in {', '.join(SUFFIXES)}. Received: {path}")
+    if kind == ".png":
+        figure.savefig(drawn, format="png", dpi=DPI)
+        return write(Image.open(drawn), path)
+    dates = {"CreationDate": None} if kind == ".pdf" else {"Date": None}
+    with rc_context({"svg.hashsalt": "vae_zoo"}):
+        figure.savefig(drawn, format=kind[1:], metadata=dates)
+    files.write_bytes(path, drawn.getvalue())
+    return path
 
 
 def write(image, path):

@@ -285,14 +285,13 @@ def fit(
     finally:
         lines.close()
     history = checkpoint.history
-    values, term = np.array(history[monitor]), f"val {term}"
+    values, term = history[monitor], f"val {term}"
     if keep == "last":
         print(f"Epoch {len(values)}, the last, is kept: {term} {values[-1]:.2f}")
-    elif np.isnan(values).all():
+    elif (best := terms.best_epoch(history, monitor)) is None:
         print(f"No epoch of {len(values)} has a {term} that is a number: the run has diverged")
     else:
-        best = (np.nanargmax if mode == "max" else np.nanargmin)(values)
-        print(f"Best epoch {best + 1} of {len(values)}: {term} {values[best]:.2f}")
+        print(f"Best epoch {best} of {len(values)}: {term} {values[best - 1]:.2f}")
     return history
 
 
@@ -355,13 +354,14 @@ def report(model, train, test, history, settings, importance_samples=0):
     seconds = sum(map(seconds_of, [output, *output.glob("prior*/")]))
     files.write_json(output / "config.json", _config(model, settings, history, seconds, x))
     console.table(numbers)  # before anything is drawn
+    drawn = plots.curves(history, output / "curves.png", monitor=monitored(model)[0])
     written = [
         (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),
         (output / "checkpoint.npz", "what --resume goes on from"),
         (output / "history.csv", "every logged term, epoch by epoch"),
         (output / "config.json", "settings, versions, fingerprint of the test images"),
         (output / "numbers.json", "the numbers above"),
-        (plots.curves(history, output / "curves.png"), "every term, training and validation"),
+        (drawn, "every term, training and validation"),
         *pictures(model, x, y, output, settings.get("seed", 0)),
     ]
     if settings.get("tensorboard"):

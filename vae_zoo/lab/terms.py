@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+
 NAMES = {  # in the order in which they are read
     "elbo": "ELBO",
     "iwae": "IWAE bound",
@@ -60,3 +62,22 @@ def line(logs, monitor):
     parts = dict.fromkeys([monitor, *parts])
     parts = sorted(parts, key=lambda k: order.index(k) if k in order else len(order))
     return [(name(part), held_out[part]) for part in parts]
+
+
+def best_epoch(history, monitor=None):
+    """The number, from 1, of the epoch with the best number of validation.
+
+    Args:
+        history: dict, name -> a number an epoch.
+        monitor: str, what it is judged by, the least of a loss, the highest of all else; None takes
+            the bound, without one the loss.
+
+    Returns:
+        int; None where there is no such number.
+    """
+    names = [monitor] if monitor else ["val_iwae", "val_elbo", "val_loss"]
+    name = next((name for name in names if name in history), None)
+    values = np.array(history.get(name, []), "float64")
+    if np.isnan(values).all():
+        return None
+    return 1 + int((np.nanargmin if name == "val_loss" else np.nanargmax)(values))
