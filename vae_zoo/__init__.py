@@ -8,7 +8,7 @@ import sys
 
 from vae_zoo import quiet
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # What ends in an exception is said by it; what does not is no error of a run.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
