@@ -90,13 +90,13 @@ def test_a_bar_counts_the_steps_without_their_logs(monkeypatch, capsys):
     assert bar.disable and sys.stderr.getvalue().endswith("\r")  # its line is free again
 
 
-def test_a_run_is_a_heading_and_a_line_an_epoch(tmp_path, capfd):
+def test_a_run_is_a_heading_and_a_line_an_epoch(tmp_path, capsys):
     x = np.zeros((20, 4, 4, 1), np.uint8)
     vae = DenseVAE((4, 4, 1), 2, hidden=(3,), beta=schedules.warm_up(9, 1.0), seed=0)
     vae.compile(keras.optimizers.Adam(1e-3))
     how = {"batch_size": 5, "seed": 0, "patience": 9, "output": tmp_path}
     runs.fit(vae, (x, None), (x, None), epochs=2, title="Trying", **how)
-    out, err = capfd.readouterr()
+    out, err = capsys.readouterr()
     heading, first, second, *rest = out.split("\n", 1)[1].splitlines()
     assert heading.startswith(f"Trying: DenseVAE, {vae.count_params()} parameters, 2 epochs of 4")
     for number, line in enumerate((first, second), start=1):

@@ -26,7 +26,7 @@ def note(text):
 
 def short(value):
     """A number in four digits, all of those before the decimal point."""
-    return _digits(value, None)[0]
+    return digits(value, None)[0]
 
 
 def table(numbers, files=()):
