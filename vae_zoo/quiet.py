@@ -15,13 +15,13 @@ NOISE = re.compile(rb"WARNING: All log messages before absl|[IW]0000 .*\.cc:\d+\
 def starting():
     """Context in which lines of `NOISE` do not reach standard error; all others do at its end.
 
-    Whoever sets `TF_CPP_MIN_LOG_LEVEL` below 2 sees all of them.
+    Whoever sets `TF_CPP_MIN_LOG_LEVEL` to 0 sees all of them.
     """
     try:
         stderr = os.dup(2)
     except OSError:  # of a process without one
         stderr = None
-    if stderr is None or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1"):
+    if stderr is None or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         yield
         return
     with tempfile.TemporaryFile() as file:
