@@ -496,7 +496,7 @@ ROOMS = {
         },
         {"operators", "shrinkage"},
         {"charts", "planes", "chains", "callbacks", "measure", "restoration"},
-        {"plots", "evaluate", "descent"},
+        {"plots", "evaluate", "descent", "factor_numbers"},
         {"pictures"},
         {"output"},
         {"runs"},

@@ -58,6 +58,7 @@ def _is_size(value):
 # several numbers each is tested. What a user sets wrong is refused before anything is read.
 RANGES = {
     **dict.fromkeys(("epochs", "prior_epochs", "batch_size", "steps"), _at_least(1)),
+    **dict.fromkeys(("steps_per_epoch", "discriminator_units"), _at_least(1)),
     **dict.fromkeys(("latent_dim", "hidden", "filters", "units", "latents"), _at_least(1)),
     "encoder_units": _at_least(1),
     **dict.fromkeys(("dropout", "stretch", "drop"), _share),
@@ -76,13 +77,15 @@ RANGES = {
     **dict.fromkeys(("num_samples", "label_dim"), _at_least(1)),
     "quadrants": (lambda value: 0 <= value <= 3, "must be 0 to 3"),
     **dict.fromkeys(("patience", "importance_samples", "restart"), _at_least(0)),
-    **dict.fromkeys(("beta", "free_bits", "commitment"), _at_least(0)),
+    **dict.fromkeys(("beta", "free_bits", "commitment", "beta_tc", "gamma"), _at_least(0)),
     **dict.fromkeys(
         ("learning_rate", "old_learning_rate", "encoder_learning_rates", "skip_threshold"),
         (lambda value: value > 0, "must be more than 0"),
     ),
     "kernel_size": (lambda value: value >= 3 and value % 2, "must be odd, 3 or more"),
-    "seed": (lambda value: 0 <= value < 2**31, f"must be 0 to {2**31 - 1}"),
+    **dict.fromkeys(
+        ("seed", "seeds"), (lambda value: 0 <= value < 2**31, f"must be 0 to {2**31 - 1}")
+    ),
     "image_size": (_is_size, "must be height,width or height,width,channels (1 or 3 channels)"),
     "likelihood": _one_of("bernoulli", "gaussian", "laplace", "discretized_logistic"),
     "schedule": _one_of("cosine", "linear", "exponential", "constant"),

@@ -204,6 +204,7 @@ def fit(
     augment=None,
     seconds=None,
     keep="best",
+    steps_per_epoch=None,
     **settings,
 ):
     """Trains, and keeps the weights of the best validation epoch.
@@ -226,6 +227,7 @@ def fit(
         tensorboard: bool, write every term to `<output>/tensorboard` too.
         augment: of training images, see `data.Batches`.
         keep: "best", of all epochs, or "last", whatever validation says.
+        steps_per_epoch: int, batches after which an epoch ends; None for all.
         seconds: float, stop at the end of the epoch in which training has taken so long.
         **settings: all else that the run was started with: a resumed run must have the same.
 
@@ -237,6 +239,7 @@ def fit(
         ImportError: if `tensorboard` is asked for and not installed.
     """
     settings.update(epochs=epochs, batch_size=batch_size, seed=seed, patience=patience)
+    settings.update({"steps_per_epoch": steps_per_epoch} if steps_per_epoch else {})
     # What has no part in these weights.
     settings.pop("importance_samples", None)
     settings = {key: value for key, value in settings.items() if not key.startswith("prior")}
@@ -244,7 +247,8 @@ def fit(
     output.mkdir(parents=True, exist_ok=True)
     if not resume:
         clear(output)
-    batches = Batches(*train, batch_size=batch_size, seed=seed, augment=augment)
+    how = {"augment": augment, "steps": steps_per_epoch}
+    batches = Batches(*train, batch_size=batch_size, seed=seed, **how)
     held_out = Batches(*validation, batch_size=batch_size, shuffle=False)
     if (rising := settings.get("warmup_epochs", 0)) > epochs:
         print(
@@ -314,7 +318,9 @@ def settings_of_prior(settings, name="prior"):
     return {**settings, "epochs": settings["prior_epochs"], "patience": 5, "output": output}
 
 
-def report(model, train, test, history, settings, importance_samples=0):
+def report(
+    model, train, test, history, settings, importance_samples=0, *, beside=None, command=None
+):
     """Measures on the test split; writes the model, its numbers and its pictures; prints a table.
 
     Args:
@@ -324,9 +330,11 @@ def report(model, train, test, history, settings, importance_samples=0):
         settings: dict, what the run was started with; `settings["output"]` is the folder for
             `model.keras`, `config.json`, `numbers.json`, `history.csv` and pictures.
         importance_samples: int, k of the importance-weighted bound; 0 leaves it out.
+        beside: dict, name -> number, of what else was measured.
+        command: str, what gives this run; None for the command line of this process.
 
     Returns:
-        dict, name -> number, as `measure` does.
+        dict, name -> number, as `measure` does, those of `beside` too.
     """
     output = pathlib.Path(settings["output"])
     (x_train, _), (x, y) = train, test
@@ -339,9 +347,10 @@ def report(model, train, test, history, settings, importance_samples=0):
         x_train=x_train,
         progress=console.progress("importance sampling"),
     )
+    numbers |= beside or {}
     files.write_json(output / "numbers.json", numbers)
     seconds = sum(map(seconds_of, [output, *output.glob("prior*/")]))
-    files.write_json(output / "config.json", _config(model, settings, history, seconds, x))
+    files.write_json(output / "config.json", _config(model, settings, history, seconds, x, command))
     print()
     console.table(numbers)  # before anything is drawn
     written = [
@@ -360,9 +369,9 @@ def report(model, train, test, history, settings, importance_samples=0):
     return numbers
 
 
-def _config(model, settings, history, seconds, x_test):
+def _config(model, settings, history, seconds, x_test, command):
     return {
-        "command": console.command(),
+        "command": command or console.command(),
         "settings": settings,
         "class": type(model).__name__,
         "parameters": model.count_params(),
