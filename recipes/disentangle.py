@@ -11,8 +11,19 @@ import pathlib
 
 import numpy as np
 
-from vae_zoo import BetaTCVAE, ConvVAE, FactorVAE, cli, factors, files, likelihoods, runs
-from vae_zoo.lab import factor_numbers
+from vae_zoo import (
+    BetaTCVAE,
+    ConvVAE,
+    FactorVAE,
+    cli,
+    factors,
+    files,
+    likelihoods,
+    load_model,
+    plots,
+    runs,
+)
+from vae_zoo.lab import factor_numbers, factor_pictures
 from vae_zoo.lab.output import FREE
 
 # isort: split
@@ -85,14 +96,17 @@ def disentangle(
     waiting = [settings for settings in plan if not finished(settings)]
     for settings in waiting:
         runs.claim(settings)
+    whole = factors.load(dataset, image_size)
     if waiting:
-        binary = likelihoods.get(likelihood).binary
-        splits = runs.splits(dataset, image_size, binary=binary)
-        whole = factors.load(dataset, image_size)
+        splits = runs.splits(dataset, image_size, binary=likelihoods.get(likelihood).binary)
     for settings in waiting:
         print(f"\n{settings['family']}, seed {settings['seed']}: {settings['output']}")
         train(settings, *splits, whole)
-    return table(plan, output, alone)
+    for folder in (pathlib.Path(settings["output"]) for settings in plan):
+        if not (folder / "mutual_information.png").exists():
+            model = load_model(folder, compile=False)
+            cli.table({}, list(factor_pictures.pictures(model, *whole, folder)))
+    return table(plan, None if alone else pathlib.Path(output))
 
 
 def finished(settings):
@@ -145,8 +159,8 @@ def train(settings, train, validation, test, whole):
     runs.report(model, train, test, history, settings, beside=numbers, command=command)
 
 
-def table(plan, output, alone):
-    """Prints medians and spreads over seeds, and writes them beside the numbers of each run.
+def table(plan, output):
+    """Prints medians and spreads over seeds; writes them, and all runs, to a folder, if any.
 
     Returns:
         dict, family -> name -> dict of `median`, `min`, `max` and `values`.
@@ -154,7 +168,7 @@ def table(plan, output, alone):
     rows = []
     for settings in plan:
         numbers = files.read_json(pathlib.Path(settings["output"], "numbers.json"))
-        own = {name: n["value"] for name, n in numbers.items() if not isinstance(n["value"], list)}
+        own = {name: n["value"] for name, n in numbers.items()}
         rows.append({"family": settings["family"], "seed": settings["seed"], **own})
     found = {}
     for family in dict.fromkeys(row["family"] for row in rows):
@@ -171,14 +185,20 @@ def table(plan, output, alone):
             if name in numbers:
                 median, least, most = (numbers[name][k] for k in ("median", "min", "max"))
                 print(f"    {family:<12} {median:8.3f}  ({least:.3f} to {most:.3f})")
-    if not alone:
-        folder = pathlib.Path(output)
-        cli.write_json(folder / "numbers.json", found)
+    if output:
+        cli.write_json(output / "numbers.json", found)
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]))
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
-        cli.write_bytes(folder / "runs.csv", text.getvalue().encode())
+        cli.write_bytes(output / "runs.csv", text.getvalue().encode())
+        picture = plots.rate_distortion(rows, output / "rate_distortion.png")
+        written = [
+            (output / "numbers.json", "the numbers above"),
+            (output / "runs.csv", "all runs"),
+        ]
+        print()
+        cli.table({}, [*written, (picture, "rate and distortion of each run")])
     return found
 
 

@@ -497,7 +497,7 @@ ROOMS = {
         {"operators", "shrinkage"},
         {"charts", "planes", "chains", "callbacks", "measure", "restoration"},
         {"plots", "evaluate", "descent", "factor_numbers"},
-        {"pictures"},
+        {"pictures", "factor_pictures"},
         {"output"},
         {"runs"},
         {"tuning"},

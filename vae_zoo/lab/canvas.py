@@ -58,7 +58,12 @@ def enlarged(image, scale):
 
 
 def sheet(tiles, path, caption=None, titles=None, labels=()):
-    """Draw tiles of uint8 (rows, columns, height, width, 3) pixel by pixel, and the words around.
+    """Write a picture of tiles, see `page`."""
+    return save(page(tiles, caption, titles, labels), path)
+
+
+def page(tiles, caption=None, titles=None, labels=()):
+    """A figure of uint8 tiles (rows, columns, height, width, 3), pixel by pixel, and words around.
 
     `titles` stand above the tiles, in order, as far as they reach; `labels` stand at the left of
     the rows, over and over, with some space between one set of labels and the next.
@@ -91,15 +96,15 @@ def sheet(tiles, path, caption=None, titles=None, labels=()):
         words.append((MARGIN, bottom + LINE * (number + 0.5), line, "left"))
     page_height = bottom + (LINE * len(lines) + MARGIN if lines else 0)
 
-    page = np.full((page_height, page_width, 3), 255, "uint8")
+    pixels = np.full((page_height, page_width, 3), 255, "uint8")
     for tile, (y, x) in zip(tiles.reshape(-1, *tiles.shape[2:]), places, strict=True):
-        page[y : y + height, x : x + width] = enlarged(tile, scale)
+        pixels[y : y + height, x : x + width] = enlarged(tile, scale)
     figure = figure_of(page_width, page_height)
-    figure.figimage(page)
+    figure.figimage(pixels)
     style = {"fontsize": 8, "color": INK, "va": "center", "parse_math": False}
     for x, y, text, align in words:
         figure.text(x / page_width, 1 - y / page_height, text, ha=align, **style)
-    return save(figure, path)
+    return figure
 
 
 def figure_of(width, height, **kwargs):
@@ -120,11 +125,24 @@ def tidy(axes):
 
 def save(figure, path):
     """Write the PNG, small, whole or not at all; equal figures give equal bytes."""
+    return write(_drawn(figure), path)
+
+
+def animate(figures, path, milliseconds=120):
+    """Write figures of one size as the frames of a GIF that goes on for ever."""
+    frames = [_drawn(figure).convert("RGB").quantize(64, dither=0) for figure in figures]
+    content, how = io.BytesIO(), {"duration": milliseconds, "loop": 0, "optimize": True}
+    frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], **how)
+    files.write_bytes(path, content.getvalue())
+    return Path(path)
+
+
+def _drawn(figure):
     from PIL import Image
 
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
-    return write(Image.open(drawn), path)
+    return Image.open(drawn)
 
 
 def write(image, path):

@@ -53,8 +53,12 @@ def mig(codes, factors, bins=BINS):
 
 def _gap(information, factors):
     second, first = np.sort(information, axis=0)[-2:]
-    entropies = [_entropy(np.bincount(v)) for v in factors.T]
-    return float(np.mean((first - second) / entropies))
+    return float(np.mean((first - second) / entropies(factors)))
+
+
+def entropies(factors):
+    """H(v_k) in nats of factors as `varying` returns them: (factors,)."""
+    return np.array([_entropy(np.bincount(v)) for v in factors.T])
 
 
 def mig_chen(mean, log_var, factors, num_samples=1000, seed=0, progress=None):
