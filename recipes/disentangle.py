@@ -24,6 +24,7 @@ from vae_zoo import (
     runs,
 )
 from vae_zoo.lab import factor_numbers, factor_pictures
+from vae_zoo.lab.measure import spread
 from vae_zoo.lab.output import FREE
 
 # isort: split
@@ -148,7 +149,7 @@ def train(settings, train, validation, test, whole):
     of_training = {k: v for k, v in settings.items() if k not in ("steps", "full_metrics")}
     of_training |= {"epochs": epochs, "patience": epochs}
     of_training["steps_per_epoch"] = -(-settings["steps"] // epochs)
-    some = np.linspace(0, len(validation[0]) - 1, VALIDATION).astype(int)
+    some = spread(len(validation[0]), VALIDATION)
     judged = tuple(part if part is None else part[some] for part in validation)
     history = runs.fit(model, train, judged, keep="last", **of_training)
 

@@ -119,7 +119,7 @@ def information(shares, latents, factors, path):
         latents, factors: names of the rows and the columns.
         path: the PNG to write.
     """
-    figure = figure_of(130 + 70 * len(factors), 70 + 26 * len(latents), layout="constrained")
+    figure = figure_of(200 + 70 * len(factors), 70 + 26 * len(latents), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (j, k), share in np.ndenumerate(shares):

@@ -6,7 +6,7 @@ from vae_zoo.lab import charts, disentanglement, factor_numbers
 from vae_zoo.lab.canvas import animate, in_rows, page, rgb, sheet
 
 VALUES = np.linspace(-2.0, 2.0, 9)  # of a latent, whose prior is N(0, 1)
-CLEAR = 0.1  # the share of a factor's entropy that a latent must tell to be named by it
+CLEAR = 0.1  # nats of a latent, and its share of a factor's entropy, to be named by the factor
 
 
 def pictures(model, x, factors, names, output, num_images=10_000, seed=0):
@@ -29,13 +29,14 @@ def pictures(model, x, factors, names, output, num_images=10_000, seed=0):
     kl = 0.5 * (mean**2 + np.exp(log_var) - 1 - log_var).mean(axis=0)
     order = np.argsort(-kl)
     shares, told = shares_of(mean, factors[rows], names)
-    titles = [f"z{j + 1} {best_factor(shares[j], told)}".strip() for j in order]
+    best = [told[k] if share[k] > CLEAR else "" for share in shares for k in [np.argmax(share)]]
+    titles = [f"z{j + 1} {best[j] if kl[j] > CLEAR else ''}".strip() for j in order]
+    labels = [f"{title}, {kl[j]:.1f} nats" for title, j in zip(titles, order)]
 
     made = model.domain.pictures(traversals(model, mean[0], order))
     if made is not None:
         tiles = rgb(made.reshape(-1, *made.shape[2:]))
         tiles = tiles.reshape(*made.shape[:2], *tiles.shape[1:])
-        labels = [f"{title}, {kl[j]:.1f} nats" for title, j in zip(titles, order)]
         values = [f"{value:g}" for value in VALUES]
         path = sheet(tiles, output / "traversals.png", titles=values, labels=labels)
         yield path, "one latent a row, by its KL, at values from -2 to 2; the others stay"
@@ -43,8 +44,7 @@ def pictures(model, x, factors, names, output, num_images=10_000, seed=0):
         frames = [page(in_rows(tiles[:, i], 5), titles=titles) for i in steps]
         yield animate(frames, output / "traversals.gif"), "the same, moving"
     path = output / "mutual_information.png"
-    rows = [f"z{j + 1}" for j in order]
-    yield charts.information(shares[order], rows, told, path), "what each latent tells of a factor"
+    yield charts.information(shares[order], labels, told, path), "what a latent tells of a factor"
 
 
 def traversals(model, z, order, values=VALUES):
@@ -59,13 +59,5 @@ def traversals(model, z, order, values=VALUES):
 def shares_of(codes, factors, names):
     """I(z_j; v_k) / H(v_k), float (latents, factors), of the factors that vary, and their names."""
     told = [name for name, column in zip(names, factors.T) if np.ptp(column)]
-    varying = disentanglement.varying(factors)
-    return disentanglement.mutual_information(codes, varying) / disentanglement.entropies(
-        varying
-    ), told
-
-
-def best_factor(shares, names):
-    """The name of the factor that a latent tells most of, "" where it is next to nothing."""
-    best = np.argmax(shares)
-    return names[best] if shares[best] > CLEAR else ""
+    information = disentanglement.mutual_information(codes, factors)
+    return information / disentanglement.entropies(disentanglement.varying(factors)), told
