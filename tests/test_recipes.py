@@ -268,6 +268,14 @@ def test_families_are_compared_by_their_latents_and_go_on(
     _, recipe, arguments = command_of(card)
     assert recipe.stem == "disentangle" and "--families=factor_vae" in arguments
     assert (tmp_path / "zoo/factor_vae_tiny/traversals.gif").is_file()
+    # Other seeds beside it, where their numbers were taken alike.
+    config = json.loads((part / "config.json").read_text())
+    config["settings"]["seed"] = 2
+    (part / "config.json").write_text(json.dumps(config))
+    runpy.run_path(str(tools / "add_seeds.py"))["add_seeds"]("factor_vae_tiny", (str(part),))
+    metrics = vae_zoo.zoo.card("factor_vae_tiny")["metrics"]
+    assert metrics["mig_lib"]["seeds"].keys() == {"1", "2"}
+    assert "seeds" not in metrics["dci_disentanglement"]
 
 
 PHOTOS = {  # a recipe that takes images of any size, its settings, and what its model has
