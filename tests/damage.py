@@ -30,7 +30,7 @@ import vae_zoo
 from vae_zoo import data, files, zoo
 from vae_zoo.lab.checkpoint import Checkpoint
 
-KINDS = ("model", "checkpoint", "archive", "folder", "card")
+KINDS = ("model", "checkpoint", "archive", "folder", "card", "graph", "sketches")
 MARKER = "code-has-run"  # a file of this name in the working folder tells that it has
 
 
@@ -44,6 +44,8 @@ class Sound:
             "checkpoint": self.folder / "run" / "checkpoint.npz",
             "archive": self.folder / "set.npz",
             "folder": self.folder / "images",
+            "graph": self.folder / "graph.npz",
+            "sketches": self.folder / "sketches.npz",
             "card": self.folder / "zoo" / "tiny_vae" / "card.json",
         }
         images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1)).astype("uint8")
@@ -54,6 +56,12 @@ class Sound:
         checkpoint = self.checkpoint(self.trained, self.paths["checkpoint"].parent)
         checkpoint.on_epoch_end(0, {"loss": 1.0})
         np.savez(self.paths["archive"], x=images, y=np.arange(30) % 3)
+        edges = np.array([[i, i + step] for i in range(4) for step in (1, 2, 3)])
+        np.savez(self.paths["graph"], edges=edges, features=np.eye(7), labels=np.arange(7) % 2)
+        points = np.array([[1, 2, 0], [3, -4, 1]] * 5)
+        parts = {f"{name}_strokes": points for name in ("train", "valid", "test")}
+        parts |= {f"{name}_lengths": np.array([4, 6]) for name in ("train", "valid", "test")}
+        np.savez(self.paths["sketches"], **parts)
         self.paths["folder"].mkdir()
         for i, image in enumerate(images):
             suffix = ("png", "jpg", "gif", "tiff", "bmp")[i % 5]
@@ -84,7 +92,7 @@ class Sound:
             vae_zoo.load_model(path)
         elif kind == "checkpoint":
             self.checkpoint(self.trained, path.parent).load()
-        elif kind == "archive":
+        elif kind in ("archive", "graph", "sketches"):
             data.load(path)
         elif kind == "folder":
             data.load(path, image_size=(4, 4))
@@ -425,6 +433,8 @@ WAYS = {
     "model": (list_of_members, members_changed, config_changed, config_changed, weights_changed),
     "checkpoint": (list_of_members, members_changed, sealed_again),
     "archive": (list_of_members, members_changed, arrays_changed),
+    "graph": (list_of_members, members_changed, arrays_changed),
+    "sketches": (list_of_members, members_changed, arrays_changed),
     "folder": (names, images),
     "card": (json_changed,),
 }

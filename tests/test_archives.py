@@ -168,7 +168,13 @@ def test_looking_leaves_no_trace(good):
     assert np.random.get_state()[1].tolist() == before
     with keras.StatelessScope():
         pass
-    assert archives.look(good)[1:] == (sum(a.size for a in arrays(good)), len(arrays(good)))
+    shapes = archives.look(good)[1]
+    assert sorted(shapes.elements()) == sorted(a.shape for a in arrays(good))
+
+
+def test_weights_of_other_shapes_are_refused_on_paper(good, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.models, "load_model", lambda *args, **kwargs: pytest.fail("built"))
+    refused(rewritten(good, tmp_path / "less.keras", hidden=[2]), "asks for weights of shape (")
 
 
 def arrays(path):
@@ -182,7 +188,7 @@ def test_a_set_that_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "set.npz"
     np.savez_compressed(path, x=np.zeros((40, 64, 64, 1), "uint8"))
     assert len(data.load(path)[0]) == 32
-    monkeypatch.setattr(data, "MEMORY", 100_000)
+    monkeypatch.setattr(archives, "MEMORY", 100_000)
     refused(path, "inflates to 163,", data.load)
     write(path, {"x.npy": b"text"})
     refused(path, "with x: ", data.load)

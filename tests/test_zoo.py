@@ -17,6 +17,7 @@ from PIL import Image
 
 import vae_zoo
 from vae_zoo import DenseVAE, data, files, zoo
+from vae_zoo.data.places import LICENCES
 from vae_zoo.lab import canvas
 from vae_zoo.lab.evaluate import measure
 
@@ -139,6 +140,11 @@ def test_a_run_of_a_patch_mixture_becomes_an_entry(tmp_path, monkeypatch, capsys
     golden = golden_of("gmm_patches_digits")
     assert golden["x"].shape == (4, 8, 8) and golden["output"].shape == (4, 2)
     np.testing.assert_array_equal(golden["x"], model.sample(4, seed=0))
+
+
+def test_every_card_says_the_terms_of_its_data():
+    for path in zoo.FOLDER.glob("*/card.json"):
+        assert json.loads(path.read_text())["data_licence"] in LICENCES.values(), path
 
 
 def test_all_entries_together_are_small():

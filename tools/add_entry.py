@@ -9,6 +9,7 @@ import sys
 import time
 
 from vae_zoo import GaussianMixture, cli, data, folders, load_model, patches, zoo
+from vae_zoo.data.places import LICENCES
 from vae_zoo.graphs import Graphs
 from vae_zoo.lab.evaluate import evaluate, measure
 from vae_zoo.strokes import Strokes
@@ -16,22 +17,6 @@ from vae_zoo.strokes import Strokes
 # isort: split
 # After the package, which says in one line what is missing.
 import keras
-
-LICENCES = {
-    "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes, C. Burges)",
-    "frey_faces": "none stated (B. Frey, S. Roweis)",
-    "shapes": "that of this package, which draws them",
-    "sprites": "CC BY-SA 3.0 and GPL 3.0 (Liberated Pixel Cup)",
-    "cifar10_subset": "none stated (A. Krizhevsky, V. Nair, G. Hinton)",
-    "train400": "research and education only (Berkeley Segmentation Data Set: D. Martin, C. "
-    "Fowlkes, D. Tal, J. Malik)",
-    "cora": "MIT (planetoid: Z. Yang, W. Cohen, R. Salakhutdinov)",
-    "citeseer": "MIT (planetoid: Z. Yang, W. Cohen, R. Salakhutdinov)",
-    "aaron_sheep": "CC BY-NC 4.0, non-commercial ((c) 2006 Aaron Koblin)",
-    "omniglot_strokes": "MIT ((c) 2015 Brenden Lake)",
-    "digits": "CC BY 4.0 (E. Alpaydin, C. Kaynak; with scikit-learn)",
-}
-
 
 PREPARED = {  # what the examples of a domain are, where they are no images
     Graphs: "85 % of the links to train on, 5 and 10 % held out beside as many pairs without one",

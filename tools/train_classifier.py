@@ -7,6 +7,7 @@ import sys
 import numpy as np
 
 from vae_zoo import cli, data, zoo
+from vae_zoo.data.places import LICENCES
 
 # isort: split
 # After the package, which says in one line what is missing.
@@ -51,6 +52,8 @@ def train_classifier(dataset="mnist", epochs=15, batch_size=128, learning_rate=2
 
     trained = keras.Model(image, logits)  # without its optimizer
     card = {
+        "dataset": dataset,
+        "data_licence": LICENCES.get(dataset, "unknown"),
         "settings": {"dataset": dataset, "epochs": epochs, "seed": seed},
         "command": cli.command(),
         "machine": cli.machine(),

@@ -5,12 +5,16 @@ to load is bounded by what it holds: by the bytes that it has on disk, and by th
 headers of its weights declare.
 """
 
+import collections
 import contextlib
 import io
+import math
+import os
 import pathlib
 import zipfile
 
 import h5py
+import numpy as np
 
 from vae_zoo import files
 
@@ -18,6 +22,7 @@ CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 LONGEST_LIST = 2**20  # bytes of a zip's list of its members
 MOST_OBJECTS = 2**13  # groups and arrays of an HDF5 file
 IN_MEMORY = 2**26  # bytes of an HDF5 file that is read as a whole
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes, of this machine
 SMALL = 2**24  # bytes that any archive may inflate to
 # How often its bytes on disk a `.keras` file may inflate to, and its arrays may have. Weights
 # hardly get smaller, but moments that are zero do.
@@ -51,6 +56,23 @@ def opened(path, most):
         raise ValueError(f"{path} is truncated, damaged or no {kind} file ({reason})") from error
 
 
+@contextlib.contextmanager
+def arrays(path):
+    """Context with the arrays of a `.npz` of at most this machine's memory, as `np.load` has them;
+    it unpickles nothing. Raises as `opened` does."""
+    with opened(path, MEMORY), np.load(path, allow_pickle=False) as archive:
+        yield archive
+
+
+def names(path):
+    """Names of an archive's members, a set; none of what is no archive."""
+    try:
+        with opened(path, math.inf) as archive:
+            return set(archive.namelist())
+    except ValueError:
+        return set()
+
+
 def look(path):
     """What a `.keras` file declares, checked: its checksums hold, its config is JSON, and all sizes
     are in proportion to its bytes on disk.
@@ -59,7 +81,7 @@ def look(path):
         path: of the file.
 
     Returns:
-        config, a dict; elements of all its arrays together, and the number of arrays.
+        config, a dict; shapes of all its arrays, a `Counter` of tuples.
 
     Raises:
         ValueError: in one line that names the file.
@@ -74,15 +96,15 @@ def look(path):
         config = files.parse_json(archive.read(CONFIG))
         if not isinstance(config, dict):
             raise ValueError(f"its {CONFIG} must be a dict. Received: {files.shown(config)}")
-        arrays = list(_arrays(archive))
-        declared = sum(nbytes for _, nbytes in arrays)
+        found = list(_arrays(archive))
+        declared = sum(nbytes for _, nbytes in found)
         if declared > SMALL + DECLARED * size:
             raise ValueError(f"its {size:,} bytes declare arrays of {declared:,}")
-    return config, sum(elements for elements, _ in arrays), len(arrays)
+    return config, collections.Counter(shape for shape, _ in found)
 
 
 def _arrays(archive):
-    """Elements and bytes of each array of the weights, by its header; a link is refused."""
+    """Shape and bytes of each array of the weights, by its header; a link is refused."""
     with archive.open(WEIGHTS) as content:
         item = archive.getinfo(WEIGHTS)
         if item.file_size < IN_MEMORY or item.compress_type != zipfile.ZIP_STORED:
@@ -101,4 +123,4 @@ def _arrays(archive):
                     if isinstance(item, h5py.Group):
                         waiting.append(item)
                     elif isinstance(item, h5py.Dataset):
-                        yield item.size or 0, item.nbytes  # None where there is no array
+                        yield item.shape or (), item.nbytes  # None where there is no array

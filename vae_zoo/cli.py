@@ -19,10 +19,8 @@ import inspect
 import math
 import os
 import re
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 import typing
@@ -83,9 +81,7 @@ RANGES = {
         (lambda value: value > 0, "must be more than 0"),
     ),
     "kernel_size": (lambda value: value >= 3 and value % 2, "must be odd, 3 or more"),
-    **dict.fromkeys(
-        ("seed", "seeds"), (lambda value: 0 <= value < 2**31, f"must be 0 to {2**31 - 1}")
-    ),
+    **dict.fromkeys(("seed", "seeds"), (lambda n: 0 <= n < 2**31, f"must be 0 to {2**31 - 1}")),
     "image_size": (_is_size, "must be height,width or height,width,channels (1 or 3 channels)"),
     "likelihood": _one_of("bernoulli", "gaussian", "laplace", "discretized_logistic"),
     "schedule": _one_of("cosine", "linear", "exponential", "constant"),
@@ -109,6 +105,7 @@ def __getattr__(name):
 def run(function, argv=None, distribute=False):
     """Call `function` with the settings of a command line, and return what it returns.
 
+    What has a `seed` and an `output` has a flag `--seeds 0,1,2` too, which runs it once with each.
     With `distribute=True` there is a flag `--distribute [N]` too, with which it is called within
     `vae_zoo.distribute.data_parallel(N)`. Of several processes one prints, and writes to `output`.
 
@@ -138,14 +135,23 @@ def run(function, argv=None, distribute=False):
             metavar="N",
             help="work on all devices, or on N of them (default: on one)",
         )
-    settings = _settings(parser, sys.argv[1:] if argv is None else argv)
+    takes = inspect.signature(function).parameters
+    if "seeds" not in takes and {"seed", "output"} <= takes.keys():
+        parser.add_argument(
+            "--seeds",
+            type=lambda text: tuple(map(_read_int, text.split(","))),
+            metavar="INT,INT,...",
+            help="run once with each of these seeds, and print mean and deviation of the numbers",
+        )
+    argv = sys.argv[1:] if argv is None else argv
+    settings = _settings(parser, argv)
     _check_ranges(parser, settings)
     try:
         with _terminable():
-            return _call(function, settings, distribute)
+            return _call(function, settings, argv)
     except KeyboardInterrupt as error:
-        goes_on = "resume" in inspect.signature(function).parameters
-        how = ": the same command with --resume goes on after the last epoch" if goes_on else ""
+        how = ": the same command with --resume goes on after the last epoch"
+        how = how if "resume" in takes else ""
         parser.exit(143 if error.args else 130, f"interrupted{how}\n")
     except Exception as error:
         of_engine = type(error).__module__.startswith("tensorflow.")
@@ -159,10 +165,29 @@ def run(function, argv=None, distribute=False):
         parser.error(_describe(error, function))
 
 
-def _call(function, settings, distribute):
-    if distribute and "distribute" in settings:
-        return _distributed(function, settings.pop("distribute") or None, settings)
-    return function(**settings)
+def _call(function, settings, argv):
+    takes = inspect.signature(function).parameters
+    if not settings.keys() - takes:
+        return function(**settings)
+    from vae_zoo.lab import several
+
+    if "seeds" in settings and "seeds" not in takes:
+        words = _without(argv, ("--seed", "--seeds", "--output"))
+        output = settings.get("output", takes["output"].default)
+        return several.over_seeds(inspect.getfile(function), words, settings["seeds"], output)
+    return several.distributed(function, settings.pop("distribute") or None, settings)
+
+
+def _without(argv, flags):
+    """The words of a command line but these flags, each with its value."""
+    words, skip = [], False
+    for word in argv:
+        name, _, value = word.partition("=")
+        if skip or name in flags:
+            skip = not skip and not value
+        else:
+            words.append(word)
+    return words
 
 
 @contextlib.contextmanager
@@ -220,31 +245,6 @@ def _one_line(message, category, filename, lineno, line=None, full=warnings.form
     if category is UserWarning:
         return f"warning: {' '.join(str(message).split())}\n"
     return full(message, category, filename, lineno, line)
-
-
-def _distributed(function, devices, settings):
-    from vae_zoo.engine import distribute
-
-    with distribute.data_parallel(devices), contextlib.ExitStack() as stack:
-        if not distribute.is_main():
-            # Does all that the first one does, but where nobody looks.
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            output = inspect.signature(function).parameters.get("output")
-            if output is not None:
-                given = Path(settings.get("output", output.default))
-                # What a run goes on from; TensorFlow's workers read their own checkpoint.
-                for name in ("checkpoint.npz", "config.json"):
-                    if (given / name).exists():
-                        shutil.copy(given / name, folder)
-                for images in given.glob("images-*.*"):
-                    Path(folder, images.name).symlink_to(images.resolve())
-                if (given / "trials").exists():
-                    shutil.copytree(given / "trials", Path(folder, "trials"))
-                settings["output"] = folder
-            stack.enter_context(
-                contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
-            )
-        return function(**settings)
 
 
 # === From a function to flags ===

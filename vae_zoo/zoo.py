@@ -8,6 +8,7 @@ folder is the registry.
 import contextlib
 import difflib
 import functools
+import math
 import pathlib
 import shutil
 import warnings
@@ -257,11 +258,13 @@ def load_model(path, compile=True, most_weights=MOST_WEIGHTS):
             is never run), or asks for more weights than it holds.
     """
     path = find(path)
-    config, elements, arrays = archives.look(path)
+    config, shapes = archives.look(path)
     try:
-        budget = min(elements, most_weights), arrays
+        elements = sum(math.prod(shape) * count for shape, count in shapes.items())
+        budget = min(elements, most_weights), shapes.total()
         with weight_budget(*budget), on_paper():
-            keras.saving.deserialize_keras_object({**config, "compile_config": None})
+            planned = keras.saving.deserialize_keras_object({**config, "compile_config": None})
+        _check_shapes(planned, shapes)
         with weight_budget(*budget), _of_optimizer(path):
             model = keras.models.load_model(path, compile=compile)
     except Exception as error:  # Keras raises a dozen kinds; each means the same to a user
@@ -272,6 +275,16 @@ def load_model(path, compile=True, most_weights=MOST_WEIGHTS):
             "keras.models.load_model may load it"
         )
     return model
+
+
+def _check_shapes(planned, shapes):
+    """`ValueError` if a model on paper has weights of a shape that its file holds none of; an
+    engine would compile what makes them before it found out."""
+    if isinstance(planned, Trainable):
+        for shape in {tuple(weight.shape) for weight in planned.weights} - set(shapes):
+            raise ValueError(
+                f"its config asks for weights of shape {shape}, which it does not hold"
+            )
 
 
 @contextlib.contextmanager

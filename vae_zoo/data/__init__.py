@@ -34,10 +34,6 @@ __all__ = [
 ]
 
 
-# Bytes of this machine, which what a `.npz` file inflates to must fit into.
-MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def load(name, split="train", seed=0, image_size=None, progress=None):
     """One split of a data set. What is not read of a folder is said in a warning, of one line.
 
@@ -178,7 +174,7 @@ def _part(available, read, split, seed):
 def _npz(path, split, seed):
     """Keys `x_<split>`, `y_<split>`; or `x` or `images`, with `y` or `labels`, and `is_test`; and
     `groups` or `character`, ints, of which a split has all examples or none."""
-    with archives.opened(path, MEMORY), np.load(path, allow_pickle=False) as archive:
+    with archives.arrays(path) as archive:
         return _part(*_reader(_Arrays(archive, path), path), split, seed)
 
 

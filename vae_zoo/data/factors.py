@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from vae_zoo import data
+from vae_zoo import archives, data
 from vae_zoo.data.folders import fitted
 from vae_zoo.data.shapes import Shapes, side_of
 
@@ -30,7 +30,7 @@ def load(name, image_size=None):
         return x, x.factors(), x.factor_names
     path = data.find(name)
     if path and path.is_file():
-        with np.load(path, allow_pickle=False) as archive:
+        with archives.arrays(path) as archive:
             key = next((key for key in ("images", "x") if key in archive.files), None)
             if key and "factors" in archive.files:
                 x, found = archive[key], archive["factors"].astype("int32")

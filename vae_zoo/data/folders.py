@@ -36,7 +36,7 @@ SPLITS = {
 FEWEST = 20  # readable images that a model can be trained and judged on at all
 # What PIL raises on damaged files, and on ones too large to be meant.
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, LookupError)
-UNREADABLE += (OverflowError, MemoryError)
+UNREADABLE += (OverflowError, MemoryError, TypeError)
 UNREADABLE += (Image.DecompressionBombError, Image.DecompressionBombWarning)
 MOST_PIXELS = 2**26  # of an image; 8192 x 8192
 MANY_PIXELS = 2**22  # of an image that is read while no other is

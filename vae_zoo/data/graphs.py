@@ -2,13 +2,15 @@
 
 import dataclasses
 import pathlib
-import zipfile
 
 import numpy as np
 
+from vae_zoo import archives, files
 from vae_zoo.parts.graphs import HELD_OUT, SEEN, UNLINKED, numbers_of, pairs_of
 
 LISTS = (".edges", ".edgelist", ".txt", ".tsv")  # a pair of node numbers a line
+KEYS = ("edges", "features", "feature_indices", "feature_indptr", "labels", "nodes", "shape")
+MOST_NODES = 2**20
 SHARES = {"validation": 0.05, "test": 0.1}  # of the edges
 
 
@@ -45,30 +47,32 @@ def read(path):
     path = pathlib.Path(path)
     try:
         if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
+            with archives.arrays(path) as file:
+                arrays = {key: file[key] for key in KEYS if key in file.files}
         else:
             lines = path.read_text().splitlines()
             lines = [line.split("#")[0].replace(",", " ").split() for line in lines]
             arrays = {"edges": np.array([line[:2] for line in lines if line], "int64")}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except ValueError as error:
         why = str(error).splitlines()[0]
         raise ValueError(f"{path} must hold the edges of a graph, two ints each ({why})") from None
-    return _graph(arrays, path)
+    try:
+        return _graph(arrays, path)
+    except (KeyError, IndexError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path} must hold a graph ({files.in_words(error)})") from error
 
 
 def holds_graph(path):
     """Whether a file is one that `read` reads."""
     if path.suffix.lower() in LISTS:
         return True
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "edges.npy" in archive.namelist()
-    except zipfile.BadZipFile:
-        return False
+    return "edges.npy" in archives.names(path)
 
 
 def _graph(arrays, path):
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise ValueError(f"`{name}` must be numbers. Received: {path}, where it is not")
     edges = arrays["edges"]
     if edges.ndim == 2 and edges.shape[0] == 2 and edges.shape[1] != 2:
         edges = edges.T
@@ -79,6 +83,8 @@ def _graph(arrays, path):
     nodes = int(arrays["shape"][0]) if "shape" in arrays else nodes
     features, labels = _features(arrays, nodes), arrays.get("labels")
     nodes = len(features) if features is not None and "shape" not in arrays else nodes
+    if nodes > MOST_NODES:
+        raise ValueError(f"{path} has {nodes} nodes, above the limit of {MOST_NODES}")
     if edges.size and not (0 <= edges.min() and edges.max() < nodes):
         raise ValueError(
             f"Nodes must be 0 to {nodes - 1}. Received: {path} with nodes {edges.min()} to "

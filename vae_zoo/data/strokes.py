@@ -7,9 +7,10 @@ lifted after this point. Stroke-5 has (dx, dy, down, lifted, end) and rows of en
 import functools
 import io
 import pickle
-import zipfile
 
 import numpy as np
+
+from vae_zoo import archives
 
 LIMIT = 250  # points of a sketch, at most
 SEED = 777  # of the noise that makes a density of whole numbers one of numbers
@@ -103,12 +104,8 @@ def augmented(x, rng, stretch=0.15, drop=0.1, unit=None):
 
 def holds_sketches(path):
     """Whether a `.npz` is one of strokes, by the names of its arrays."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-    except zipfile.BadZipFile:
-        return False
-    return "train_strokes.npy" in names or {"train.npy", "valid.npy", "test.npy"} <= names
+    names = archives.names(path)
+    return "train_strokes.npy" in names or names >= {f"{name}.npy" for name in NAMES.values()}
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -126,48 +123,42 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _pickled(archive, name):
-    with archive.open(f"{name}.npy") as file:
-        content = io.BytesIO(file.read())
-    version = np.lib.format.read_magic(content)
-    read = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else (np.lib.format.read_array_header_2_0)
-    )
-    _, _, dtype = read(content)
-    if not dtype.hasobject:
-        content.seek(0)
-        return list(np.lib.format.read_array(content))
-    return list(_ArraysOnly(content, encoding="latin1").load())
+def _read_array(content):
+    """An array from the bytes of a `.npy`; one of Python objects may hold arrays, and no more."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    headers = {(1, 0): np.lib.format.read_array_header_1_0}
+    _, _, dtype = headers.get(version, np.lib.format.read_array_header_2_0)(file)
+    if dtype.hasobject:
+        return np.atleast_1d(_ArraysOnly(file, encoding="latin1").load())
+    file.seek(0)
+    return np.atleast_1d(np.lib.format.read_array(file))
 
 
 def _checked(path):
-    parts = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for split, name in NAMES.items():
-                if f"{name}_strokes.npy" in archive.namelist():
-                    parts[split] = _cut(path, name)
-                else:
-                    parts[split] = _pickled(archive, name)
-    except (KeyError, zipfile.BadZipFile, pickle.UnpicklingError, EOFError) as error:
-        why = " ".join(str(error).split())
-        raise ValueError(f"{path} must hold train, valid and test sketches ({why})") from None
-    for split, sketches in parts.items():
+    names = archives.names(path)
+    whole = "train_strokes.npy" in names
+    keys = ("{}_strokes.npy", "{}_lengths.npy") if whole else ("{}.npy",)
+    keys = {split: [key.format(name) for key in keys] for split, name in NAMES.items()}
+    missing = sorted(set().union(*keys.values()) - names)
+    if missing:
+        raise ValueError(f"{path} must hold train, valid and test sketches, and lacks {missing[0]}")
+    with archives.opened(path, archives.MEMORY) as archive:
+        parts = {split: [_read_array(archive.read(key)) for key in keys[split]] for split in keys}
+    for split, arrays in parts.items():
+        sketches = _cut(*arrays, f"{path}: the lengths of {split}") if whole else list(*arrays)
         if not sketches:
             raise ValueError(f"{path} must have sketches in each split. Received: {split} is empty")
         parts[split] = [_sketch(s, f"{path}, {split} sketch {i}") for i, s in enumerate(sketches)]
     return parts
 
 
-def _cut(path, name):
-    with np.load(path, allow_pickle=False) as file:
-        strokes, lengths = file[f"{name}_strokes"], file[f"{name}_lengths"]
+def _cut(strokes, lengths, where):
+    if strokes.ndim != 2 or lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+        raise ValueError(f"{where} must be ints, one a sketch, beside rows of points")
     if lengths.sum() != len(strokes) or (lengths < 0).any():
         raise ValueError(
-            f"{path}: the lengths of {name} must add up to its {len(strokes)} points. Received: "
-            f"lengths of {lengths.sum()}"
+            f"{where} must add up to its {len(strokes)} points. Received: a sum of {lengths.sum()}"
         )
     return np.split(strokes, np.cumsum(lengths)[:-1])
 

@@ -28,7 +28,7 @@ def table(numbers, files=()):
         if isinstance(number.get("value"), (list, tuple)):
             continue  # for a file, or a picture
         spread = number.get("standard_error", number.get("standard_deviation"))
-        value, error = _digits(number.get("value"), spread)
+        value, error = digits(number.get("value"), spread)
         cells.append((name, value, error, number.get("unit") or "", number.get("protocol") or ""))
     if cells:
         name, value, error, unit, _ = (max(map(len, column)) for column in zip(*cells, strict=True))
@@ -87,7 +87,7 @@ def machine():
     return f"{os.cpu_count()} cores of {name or 'unknown make'} ({platform.machine()})"
 
 
-def _digits(value, error):
+def digits(value, error):
     """A number and its standard error as text: two digits of the error, else four of the value."""
     value = value.item() if hasattr(value, "item") else value  # a NumPy scalar
     if isinstance(value, Real) and error is not None and 1e-6 < error < 1e7:
