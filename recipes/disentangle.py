@@ -85,8 +85,9 @@ def disentangle(
         overwrite: replace runs with other settings in output
     """
     of_runs = {k: v for k, v in locals().items() if k not in ("families", "seeds")}
-    if unknown := set(families) - set(FAMILIES):
-        raise ValueError(f"--families must be of {', '.join(FAMILIES)}. Received: {unknown}")
+    if not families or set(families) - set(FAMILIES):
+        received = ",".join(families)
+        raise ValueError(f"--families must be of {', '.join(FAMILIES)}. Received: {received}")
     alone = len(families) * len(seeds) == 1
     plan = [
         {"family": family, "seed": seed, **of_runs}
@@ -179,13 +180,15 @@ def table(plan, output):
             for name, v in values.items()
             if None not in v
         }
-    print(f"\nmedian (least to most) of {len(rows) // len(found)} seeds")
+    seeds = len({row["seed"] for row in rows})
+    print(f"\nmedians of {seeds} seeds, least to most" if seeds > 1 else "\none seed")
     for name in SHOWN:
         print(name)
         for family, numbers in found.items():
             if name in numbers:
                 median, least, most = (numbers[name][k] for k in ("median", "min", "max"))
-                print(f"    {family:<12} {median:8.3f}  ({least:.3f} to {most:.3f})")
+                spread_of = f"  {least:.3f} to {most:.3f}" if seeds > 1 else ""
+                print(f"    {family:<12} {median:8.3f}{spread_of}")
     if output:
         cli.write_json(output / "numbers.json", found)
         text = io.StringIO()
