@@ -106,9 +106,12 @@ def test_a_run_becomes_an_entry_with_the_numbers_of_other_seeds(tmp_path, monkey
     assert not compare(card, model, damaged, 3.0)
     assert "nll_iw2" in capsys.readouterr().out
     results_table = runpy.run_path(str(ROOT / "tools" / "results_table.py"))["results_table"]
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- results -->\n<!-- /results -->\n")
-    results_table(str(readme))
+    pages = tmp_path / "pages"
+    (pages / "saved_models").mkdir(parents=True)
+    readme = pages / "saved_models" / "README.md"
+    for page in (pages / "README.md", readme):
+        page.write_text("<!-- results -->\n<!-- /results -->\n")
+    results_table(str(pages))
     assert "; 30 images) |" in readme.read_text()  # samples; effective samples; images
     assert f" -elbo of seeds 0, 1: {-seeds['0']:.2f}, {-seeds['1']:.2f}." in readme.read_text()
 
@@ -373,10 +376,13 @@ def test_commands_of_cards_are_recipes_with_settings():
 
 def test_the_results_table_is_a_function_of_the_cards(tmp_path):
     """Running the tool changes nothing: every number of the README comes from a card."""
-    copy = tmp_path / "README.md"
-    shutil.copy(ROOT / "README.md", copy)
-    runpy.run_path(str(ROOT / "tools" / "results_table.py"))["results_table"](str(copy))
-    assert copy.read_text() == (ROOT / "README.md").read_text()
+    (tmp_path / "saved_models").mkdir()
+    tables = ["README.md", "saved_models/README.md"]
+    for name in tables:
+        shutil.copy(ROOT / name, tmp_path / name)
+    runpy.run_path(str(ROOT / "tools" / "results_table.py"))["results_table"](str(tmp_path))
+    for name in [*tables, *(f"saved_models/{entry}/README.md" for entry in zoo.names())]:
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="the same on each backend")

@@ -114,7 +114,7 @@ def benchmark(
         others = {"sampling": sampling, "denoising": denoising, "structures": structures}
         cli.write_json(json_file, {"models": rows, **others})
     if readme:
-        cli.replace_block(ROOT / "README.md", name, table)
+        cli.replace_block(ROOT / "tools" / "README.md", name, table)
     return rows
 
 

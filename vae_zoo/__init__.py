@@ -6,7 +6,7 @@ import importlib.machinery
 import os
 import sys
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, from TensorFlow's start on
 
