@@ -319,7 +319,16 @@ def settings_of_prior(settings, name="prior"):
 
 
 def report(
-    model, train, test, history, settings, importance_samples=0, *, beside=None, command=None
+    model,
+    train,
+    test,
+    history,
+    settings,
+    importance_samples=0,
+    *,
+    elbo_samples=16,
+    beside=None,
+    command=None,
 ):
     """Measures on the test split; writes the model, its numbers and its pictures; prints a table.
 
@@ -330,6 +339,7 @@ def report(
         settings: dict, what the run was started with; `settings["output"]` is the folder for
             `model.keras`, `config.json`, `numbers.json`, `history.csv` and pictures.
         importance_samples: int, k of the importance-weighted bound; 0 leaves it out.
+        elbo_samples: int, draws of z per image that the ELBO is averaged over.
         beside: dict, name -> number, of what else was measured.
         command: str, what gives this run; None for the command line of this process.
 
@@ -344,6 +354,7 @@ def report(
         np.asarray(x[:]),
         labels_of(model, y),
         num_samples=importance_samples,
+        elbo_samples=elbo_samples,
         x_train=x_train,
         progress=console.progress("importance sampling"),
     )
