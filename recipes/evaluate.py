@@ -18,6 +18,7 @@ def evaluate_model(
     importance_samples=1000,
     importance_images=1000,
     elbo_samples=16,
+    factors=False,
     seed=0,
     json_file: str = None,
 ):
@@ -32,6 +33,8 @@ def evaluate_model(
         importance_images: test images that it is taken over, spread over all; the
             entries of the zoo have 10,000, which take up to an hour
         elbo_samples: draws of z per image that the ELBO is averaged over
+        factors: measure what the latents say of the data set's factors (shapes, sprites, a .npz
+            with factors), which takes minutes
         seed: of samples, mixtures and the untrained encoder
         json_file: where to write the numbers
     """
@@ -51,6 +54,7 @@ def evaluate_model(
         seed=seed,
         progress=cli.progress("importance sampling"),
         image_size=image_size,
+        with_factors=factors,
     )
     cli.table(numbers)
     if json_file and distribute.is_main():

@@ -49,8 +49,9 @@ def tune(
         image_size: height,width (or height,width,channels) that images are brought to; as they are
             if left out
         objective: val_elbo (β stays 1), val_iwae, val_loss, cnn_fid (Fréchet distance of the
-            features of the zoo's classifier) or rate_at_distortion; the family's bound or loss if
-            left out
+            features of the zoo's classifier) or rate_at_distortion; of a data set with factors
+            mig_lib, mig_chen, factor_vae_score, dci_disentanglement, dci_completeness,
+            dci_informativeness or sap; the family's bound or loss if left out
         target_distortion: nats, for the objective rate_at_distortion
         likelihood: of the family's; the recipe's default if left out
         tuner: random, bayesian or hyperband

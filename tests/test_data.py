@@ -221,6 +221,15 @@ def test_fingerprint_sees_every_byte_and_the_shape():
 # Batches.
 
 
+def test_an_epoch_of_so_many_steps_is_followed_by_others():
+    batches = Batches(np.arange(20), batch_size=4, seed=3, steps=2)
+    assert len(batches) == 2 and len(Batches(np.arange(20), batch_size=4, steps=9)) == 5
+    for epoch in range(2):
+        batches.epoch = epoch
+        order = np.random.default_rng([3, epoch]).permutation(20)[:8]
+        np.testing.assert_array_equal(np.concatenate([batches[0], batches[1]]), order)
+
+
 def orders(n, seed, epochs):
     return [np.random.default_rng([seed, e]).permutation(n) for e in epochs]
 

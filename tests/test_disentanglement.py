@@ -11,8 +11,9 @@ from keras import ops
 from scipy import linalg, special, stats
 from test_families import filled, noise_table  # noqa: F401
 
-from vae_zoo import BetaTCVAE, ConvVAE, FactorVAE
+from vae_zoo import Autoencoder, BetaTCVAE, ConvVAE, FactorVAE, data
 from vae_zoo.lab import disentanglement as metrics
+from vae_zoo.lab import factor_numbers, factor_pictures
 
 SHAPE = (8, 6, 1)
 
@@ -239,3 +240,91 @@ def test_dci_and_sap_fall_from_a_perfect_code_to_a_rotated_one_to_noise():
     assert found["noise"]["informativeness"] < 0.35
     assert found["perfect"]["sap"] > found["rotated"]["sap"] + 0.1
     assert found["rotated"]["sap"] > found["noise"]["sap"] - 0.02 and found["noise"]["sap"] < 0.05
+
+
+# === The aggregate posterior ===
+
+
+def test_parts_of_the_kl_of_two_posteriors_by_integration():
+    """Both latents of two examples are -1 and 1 together: one density on a plane."""
+    mean, log_var = np.array([[-1.0, -1], [1, 1]]), np.full((2, 2), np.log(0.5))
+    t = np.linspace(-8, 8, 801)
+    each = stats.norm.pdf(t[:, None], mean[:, 0], np.sqrt(0.5))  # (t, example)
+    joint, marginal = each @ each.T / 2, each.mean(axis=1)
+
+    def integral(values):
+        return (
+            np.trapezoid(np.trapezoid(values, t), t) if values.ndim > 1 else np.trapezoid(values, t)
+        )
+
+    entropy, of_one = integral(special.entr(joint)), integral(special.entr(marginal))
+    given = np.log(2 * np.pi * np.e * 0.5)  # of both latents
+    from_prior = -of_one - integral(marginal * stats.norm.logpdf(t))
+    expected = entropy - given, 2 * of_one - entropy, 2 * from_prior
+    parts = metrics.decomposition(mean, log_var, num_samples=40_000)
+    np.testing.assert_allclose(parts.mean(axis=1), expected, atol=0.02)
+    assert min(np.abs(expected)) > 0.05
+    kl = 0.5 * (mean**2 + 0.5 - 1 - np.log(0.5)).sum(axis=1).mean()
+    np.testing.assert_allclose(parts.mean(axis=1).sum(), kl, atol=0.03)
+
+
+def test_few_examples_stand_for_a_set_that_they_were_drawn_from():
+    """Posteriors that do not touch tell one example of all, seen or not."""
+    mean, log_var = 100.0 * np.arange(5)[:, None], np.zeros((5, 1))
+    for size in (None, 5, 1000):
+        found = metrics.decomposition(mean, log_var, size, num_samples=50)[0]
+        np.testing.assert_allclose(found, np.log(size or 5), rtol=1e-6)
+
+
+# === Of a model ===
+
+
+class Lazy:
+    """Examples that may not be asked for all at once."""
+
+    def __init__(self, x, most):
+        self.x, self.most = x, most
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, rows):
+        assert len(rows) <= self.most
+        return self.x[rows]
+
+
+def test_the_numbers_of_a_model_are_those_of_its_codes(monkeypatch):
+    monkeypatch.setattr(factor_numbers, "CHUNK", 70)
+    model, factors = factor(), grid(1, 3, 2, 5, copies=8)
+    x = images(len(factors), SHAPE)
+    lazy, names = Lazy(data.binarize(x), 70), ("color", "shape", "scale", "x")
+    found = factor_numbers.numbers(model, lazy, factors, names, fast=True)
+    assert set(found) == {*factor_numbers.MEASURES, *factor_numbers.PARTS}
+    codes = model.encode(data.binarize(x))
+    np.testing.assert_allclose(factor_numbers.posteriors(model, lazy)[0], codes, rtol=1e-4)
+    assert found["mig_lib"]["value"] == pytest.approx(metrics.mig(codes, factors), abs=0.01)
+    kl = model.kl_per_latent(data.binarize(x)).sum()
+    parts = [found[name] for name in factor_numbers.PARTS]
+    error = sum(part["standard_error"] for part in parts)
+    assert sum(part["value"] for part in parts) == pytest.approx(kl, abs=4 * error + 1e-3)
+    # One of them alone, and of some images.
+    how = {"fast": True, "only": ("mig_lib",), "num_images": 50}
+    (alone,) = factor_numbers.numbers(model, lazy, factors, names, **how).items()
+    assert alone[0] == "mig_lib" and "of 50 images" in alone[1]["protocol"]
+    kernel = model.encoder.get_layer("z_mean").kernel
+    kernel.assign(np.nan * array(kernel))
+    assert factor_numbers.numbers(model, lazy, factors, names)["sap"]["value"] is None
+    with pytest.raises(ValueError, match="one vector of Gaussian latents .* Received: Autoencoder"):
+        factor_numbers.posteriors(Autoencoder((8, 6, 1), 2, hidden=(4,)), lazy)
+
+
+def test_each_row_of_a_traversal_moves_one_latent():
+    model, z = factor(), np.array([0.3, -0.7], "float32")
+    made = factor_pictures.traversals(model, z, [1, 0], np.array([-1.0, 0.5, 2.0]))
+    assert made.shape == (2, 3, *SHAPE)
+    expected = model.decode(np.array([[0.3, 2.0], [-1.0, -0.7]], "float32"))
+    np.testing.assert_allclose(made[0, 2], expected[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(made[1, 0], expected[1], rtol=1e-4, atol=1e-6)
+    shares, names = factor_pictures.shares_of(perfect(FACTORS), FACTORS, ("shape", "x", "y"))
+    np.testing.assert_allclose(shares[:3], np.eye(3), atol=0.01)
+    assert names == ["shape", "x", "y"] and shares[3].max() < 0.1

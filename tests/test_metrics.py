@@ -113,8 +113,11 @@ def test_evaluate_measures_all_of_a_vae(numbers):
         *("elbo", "rate", "distortion", "nll_iw5", "active_units", "psnr", "relative_mse", "ssim"),
         *("kl_per_latent", "cnn_fid", "cnn_fid_gaussian_mixture", "cnn_fid_floor"),
         *("probe_accuracy", "probe_accuracy_pixels", "probe_accuracy_untrained"),
+        *("index_code_mi", "total_correlation", "dimension_wise_kl"),
     }
     assert "20 images" in numbers["vae"]["nll_iw5"]["protocol"]
+    parts = value["index_code_mi"] + value["total_correlation"] + value["dimension_wise_kl"]
+    assert parts == pytest.approx(value["rate"], rel=0.1)  # by 1,000 draws
     assert sum(value["kl_per_latent"]) == pytest.approx(value["rate"], rel=1e-4)
     # Training images are nearest to test images, samples from a fitted mixture next.
     assert value["cnn_fid_floor"] < value["cnn_fid_gaussian_mixture"] < value["cnn_fid"] * 1.5

@@ -100,6 +100,7 @@ def test_every_recipe_is_tried():
         "denoise",
         "graph_vae",
         "sketch_rnn",
+        "disentangle",
     }
 
 
@@ -196,6 +197,85 @@ def test_recipe_trains_measures_and_draws(recipe, run, tmp_path):
         assert 0 < bits < 3.3 and numbers["bits_per_code_train"]["value"] < 3.3
 
 
+@pytest.fixture(scope="module")
+def with_factors(tmp_path_factory):
+    """A .npz of 300 images of 8×6 with three factors."""
+    shape = 1, 2, 3, 5
+    factors = np.stack(np.unravel_index(np.arange(300) % 30, shape), axis=1)
+    images = np.zeros((300, 8, 6, 1), "uint8")
+    images[np.arange(300), factors[:, 3], factors[:, 2] + 3 * factors[:, 1]] = 255
+    path = tmp_path_factory.mktemp("data") / "factors.npz"
+    names = np.array(["color", "shape", "x", "y"])
+    np.savez(path, images=images, factors=factors, factor_names=names)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Posterior collapse")  # of tiny models
+def test_families_are_compared_by_their_latents_and_go_on(
+    with_factors, run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(vae_zoo.runs, "pictures", lambda *arguments: ())  # of every VAE
+    output, families = tmp_path / "all", ("beta_tc_vae", "factor_vae")
+    settings = ["--dataset", with_factors, "--image-size", "8,6", "--latent-dim", 2, "--seeds", 1]
+    settings += ["--filters", 4, "--units", 4, "--discriminator-units", 4]
+    settings += ["--steps", 6, "--steps-per-epoch", 3]
+    both = [*settings, "--families", ",".join(families), "--output", output]
+    printed = run("disentangle", *both)
+    assert "242 train, 29 validation, 29 test" in printed and "one seed" in printed
+    found = json.loads((output / "numbers.json").read_text())
+    rows = (output / "runs.csv").read_text().splitlines()
+    assert set(found) == set(families) and len(rows) == 3 and "mig_lib" in rows[0]
+    assert (output / "rate_distortion.png").is_file()
+    folders = [output / f"{family}_1" for family in families]
+    for family, folder in zip(families, folders):
+        pictures = {path.name for path in folder.iterdir()}
+        assert {"traversals.png", "traversals.gif", "mutual_information.png"} <= pictures
+        numbers = json.loads((folder / "numbers.json").read_text())
+        assert found[family]["mig_lib"]["median"] == numbers["mig_lib"]["value"]
+        assert "without shape" in numbers["mig_chen"]["protocol"]
+        assert len((folder / "history.csv").read_text().split()) == 3  # two epochs of three steps
+
+    # Killed after the first epoch of the second run: that one goes on, the other is left alone.
+    done, part = folders
+    weights = vae_zoo.load_model(part).get_weights()
+    (part / "config.json").unlink()
+    os.replace(part / "checkpoint.previous.npz", part / "checkpoint.npz")
+    before = (done / "model.keras").stat().st_mtime_ns
+    assert "Resuming after epoch 1" in run("disentangle", *both, "--resume")
+    assert (done / "model.keras").stat().st_mtime_ns == before
+    for old, new in zip(weights, vae_zoo.load_model(part).get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    with pytest.raises(SystemExit):
+        run("disentangle", *both, "--gamma", 3)
+    assert "holds a run with gamma=35.0" in capsys.readouterr().err
+    for wrong in ("vae,gan", ""):
+        with pytest.raises(SystemExit):
+            run("disentangle", "--families", wrong, "--output", output)
+        error = capsys.readouterr().err
+        assert f"beta_tc_vae, factor_vae. Received: {wrong}".strip() in error
+
+    # The run of one family becomes an entry, and its command is of that run alone.
+    tools = RECIPES.parent / "tools"
+    monkeypatch.setattr(vae_zoo.zoo, "FOLDER", tmp_path / "zoo")
+    add_entry = runpy.run_path(str(tools / "add_entry.py"))["add_entry"]
+    add_entry(part, "factor_vae_tiny", importance_samples=0)
+    card = vae_zoo.zoo.card("factor_vae_tiny")
+    assert {"mig_lib", "sap", "total_correlation"} <= set(card["metrics"])
+    assert "100 a class" in card["metrics"]["dci_disentanglement"]["protocol"]
+    command_of = runpy.run_path(str(tools / "reproduce.py"))["command_of"]
+    _, recipe, arguments = command_of(card)
+    assert recipe.stem == "disentangle" and "--families=factor_vae" in arguments
+    assert (tmp_path / "zoo/factor_vae_tiny/traversals.gif").is_file()
+    # Other seeds beside it, where their numbers were taken alike.
+    config = json.loads((part / "config.json").read_text())
+    config["settings"]["seed"] = 2
+    (part / "config.json").write_text(json.dumps(config))
+    runpy.run_path(str(tools / "add_seeds.py"))["add_seeds"]("factor_vae_tiny", (str(part),))
+    metrics = vae_zoo.zoo.card("factor_vae_tiny")["metrics"]
+    assert metrics["mig_lib"]["seeds"].keys() == {"1", "2"}
+    assert "seeds" not in metrics["dci_disentanglement"]
+
+
 PHOTOS = {  # a recipe that takes images of any size, its settings, and what its model has
     "autoencoder": (["--hidden", "8"], (9, 8, 3)),
     "conv_vae": (["--filters", "3", "--units", "8", "--likelihood", "gaussian"], (9, 8, 3)),
@@ -230,7 +310,7 @@ def test_a_folder_of_photos_of_any_size(recipe, tmp_path, monkeypatch, capsys):
 
 
 def test_every_image_recipe_takes_a_size_and_replaces_nothing_silently():
-    for recipe in (*TINY, "classify", "fine_tune", "tune"):
+    for recipe in (*TINY, "classify", "disentangle", "fine_tune", "tune"):
         parameters = inspect.signature(FUNCTIONS[recipe]).parameters
         assert {"image_size", "overwrite"} <= set(parameters), recipe
     assert "image_size" in inspect.signature(FUNCTIONS["evaluate"]).parameters

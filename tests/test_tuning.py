@@ -74,6 +74,25 @@ def test_the_best_trial_is_kept_as_it_was_measured(tmp_path, tiny):
     assert rows[0]["val_elbo"] == pytest.approx(-rows[0]["rate"] - rows[0]["distortion"], rel=1e-5)
 
 
+def test_factors_say_which_beta_is_good(tmp_path, tiny, untrained):
+    factors = np.stack(np.unravel_index(np.arange(60), (3, 4, 5)), axis=1)
+    x = np.zeros((60, 4, 4, 1), "uint8")
+    x[np.arange(60), factors[:, 0], factors[:, 1], 0] = 40 * factors[:, 2] + 55
+    np.savez(tmp_path / "x.npz", images=x, factors=factors)
+    how = {"objective": "mig_lib", "likelihood": "gaussian"}
+    search, tuner, _ = searched(tmp_path, "dense_vae", str(tmp_path / "x.npz"), **how)
+    for row in tuning.table(tuner):
+        model = tuner.load_model(tuner.oracle.get_trial(row["trial"]))
+        expected = vae_zoo.disentanglement.mig(model.encode(x), factors)
+        assert row["mig_lib"] == pytest.approx(expected, abs=1e-3) and row["beta"] > 0
+    for family, dataset, words in (
+        ("dense_vae", tiny, "must be a data set with factors"),
+        ("vq_vae", str(tmp_path / "x.npz"), "mig_lib needs one vector of latents, unlike vq_vae"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tuning.Search(family, dataset, objective="mig_lib")
+
+
 def test_beta_is_searched_only_where_one_is_not_best_by_construction(tiny):
     space = {}
     for objective, target in (("val_elbo", None), ("rate_at_distortion", 20.0)):

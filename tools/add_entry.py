@@ -166,7 +166,7 @@ ANCHORS = {
 }
 
 
-def measured(model, name, dataset, samples, images, seed, image_size=None):
+def measured(model, name, dataset, samples, images, seed, image_size=None, factors=False):
     """Numbers of a model as an entry has them, the published ones beside, and how they were taken.
 
     Args:
@@ -174,6 +174,7 @@ def measured(model, name, dataset, samples, images, seed, image_size=None):
         name, dataset: of the entry, and what it was trained on.
         samples, images, seed: see `add_entry`.
         image_size: see `data.load`.
+        factors: bool, what the latents say of the data set's factors too.
 
     Returns:
         dict, name -> number; dict for the card's "evaluation".
@@ -189,6 +190,7 @@ def measured(model, name, dataset, samples, images, seed, image_size=None):
         seed=seed,
         progress=cli.progress("importance sampling"),
         image_size=image_size,
+        with_factors=factors,
     )
     x, _ = data.load(dataset, "test", image_size=image_size)
     x = data.binarize(x) if model.sees_bits else x
@@ -249,6 +251,7 @@ def add_entry(
     if isinstance(model, GaussianMixture):
         n, size = max(1, settings["number"] // 10), settings["patch_size"]
         x_test = patches.drawn(x_test, n, size, settings["seed"])
+    parts = json.loads((run / "numbers.json").read_text())
     found = data.fingerprint(x_test)
     if found != config["test_images"]:
         raise ValueError(f"The test images are not those of the run: {found} is their fingerprint")
@@ -258,11 +261,9 @@ def add_entry(
         numbers |= _published(name, numbers)
         evaluation = _how(start, config["test_images"])
     else:
-        numbers, evaluation = measured(
-            model, name, dataset, importance_samples, importance_images, seed, image_size
-        )
+        how = importance_samples, importance_images, seed, image_size, "mig_lib" in parts
+        numbers, evaluation = measured(model, name, dataset, *how)
     # What the run has measured of models that it does not keep.
-    parts = json.loads((run / "numbers.json").read_text())
     numbers |= {key: number for key, number in parts.items() if key.endswith("_parts")}
     numbers |= _published(name, numbers)
     own = ("output", "resume", "overwrite", "tensorboard")
@@ -287,7 +288,7 @@ def add_entry(
         card["classifier_sha256"] = zoo.card(zoo.CLASSIFIER + pathlib.Path(dataset).stem)["sha256"]
     if note:
         card["note"] = note
-    pictures = sorted([*run.glob("*.png"), *run.glob("*.svg")])
+    pictures = sorted(path for kind in ("png", "svg", "gif") for path in run.glob(f"*.{kind}"))
     folder = zoo.save(model, name, card, pictures)
     cli.table(numbers, [(folder, f"{_size(folder):.1f} MiB")])
     return folder

@@ -13,6 +13,7 @@ import numpy as np
 
 from vae_zoo import cli, data, load_model, zoo
 from vae_zoo.lab.evaluate import measure
+from vae_zoo.lab.factor_numbers import MEASURES
 
 OWN = (
     "output",
@@ -53,8 +54,11 @@ def add_seeds(name, runs: tuple[str, ...] = ()):
         if data.fingerprint(test) != card["evaluation"]["test_images"]:
             raise ValueError("The test images are not those of the entry")
         measured = measure(model, test, progress=cli.progress(str(run)), **how)
+        parts = json.loads((run / "numbers.json").read_text())
+        measured |= {key: number for key, number in parts.items() if key in MEASURES}
         for metric, number in measured.items():
-            if "standard_error" in number and metric in numbers:
+            same = number["protocol"] == numbers.get(metric, {}).get("protocol")
+            if metric in numbers and (same if metric in MEASURES else "standard_error" in number):
                 first = {str(settings["seed"]): numbers[metric]["value"]}
                 seeds = numbers[metric].setdefault("seeds", first)
                 seeds[str(config["settings"]["seed"])] = number["value"]

@@ -27,7 +27,8 @@ def measure_anew(names: tuple[str, ...] = (), importance_images: int = None, see
         images = importance_images or (bound and bound["images"])
         size = card["settings"].get("image_size")
         model = zoo.load(name)
-        numbers, evaluation = measured(model, name, card["dataset"], samples, images, seed, size)
+        how = samples, images, seed, size, "mig_lib" in before
+        numbers, evaluation = measured(model, name, card["dataset"], *how)
         for metric, number in numbers.items():
             if "seeds" in before.get(metric, {}):  # of other runs, which were measured alike
                 own = {str(card["training"]["seed"]): number["value"]}

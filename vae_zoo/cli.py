@@ -57,6 +57,7 @@ def _is_size(value):
 # several numbers each is tested. What a user sets wrong is refused before anything is read.
 RANGES = {
     **dict.fromkeys(("epochs", "prior_epochs", "batch_size", "steps"), _at_least(1)),
+    **dict.fromkeys(("steps_per_epoch", "discriminator_units"), _at_least(1)),
     **dict.fromkeys(("latent_dim", "hidden", "filters", "units", "latents"), _at_least(1)),
     "encoder_units": _at_least(1),
     **dict.fromkeys(("dropout", "stretch", "drop"), _share),
@@ -75,7 +76,7 @@ RANGES = {
     **dict.fromkeys(("num_samples", "label_dim"), _at_least(1)),
     "quadrants": (lambda value: 0 <= value <= 3, "must be 0 to 3"),
     **dict.fromkeys(("patience", "importance_samples", "restart"), _at_least(0)),
-    **dict.fromkeys(("beta", "free_bits", "commitment"), _at_least(0)),
+    **dict.fromkeys(("beta", "free_bits", "commitment", "beta_tc", "gamma"), _at_least(0)),
     **dict.fromkeys(
         ("learning_rate", "old_learning_rate", "encoder_learning_rates", "skip_threshold"),
         (lambda value: value > 0, "must be more than 0"),

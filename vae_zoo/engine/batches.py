@@ -32,6 +32,7 @@ class Batches(keras.utils.PyDataset):
         shuffle: bool; False keeps the order of `x`.
         augment: None, or a function of a batch of `x` and a NumPy generator, which is a function of
             (seed, epoch, number of the batch, number of the process): `folders.augmented` say.
+        steps: None, or an int: an epoch ends after so many batches, and the next has others.
 
     Output: `x[i]`, `(x[i], y[i])` or `(x[i], y[i], sample_weight[i])`, dtypes unchanged.
     Example:
@@ -40,7 +41,15 @@ class Batches(keras.utils.PyDataset):
     """
 
     def __init__(
-        self, x, y=None, sample_weight=None, batch_size=128, seed=0, shuffle=True, augment=None
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        batch_size=128,
+        seed=0,
+        shuffle=True,
+        augment=None,
+        steps=None,
     ):
         super().__init__()
         if y is None and sample_weight is not None:
@@ -61,12 +70,13 @@ class Batches(keras.utils.PyDataset):
         if len(set(lengths)) > 1:
             raise ValueError(f"`x`, `y`, `sample_weight` must match. Received: lengths {lengths}")
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
-        self.augment = augment
+        self.augment, self.steps = augment, steps
         self.epoch = 0
         self._new_adapter = False
 
     def __len__(self):
-        return -(-len(self.columns[0]) // self.batch_size)
+        batches = -(-len(self.columns[0]) // self.batch_size)
+        return batches if self.steps is None else min(self.steps, batches)
 
     def __getitem__(self, index):
         n = len(self.columns[0])

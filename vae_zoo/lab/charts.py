@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from vae_zoo.lab.canvas import TRAINING, VALIDATION, figure_of, legend, save, tidy
+from vae_zoo.lab.canvas import INK, TRAINING, VALIDATION, figure_of, legend, save, tidy
 
 
 def accuracies(values, path=None):
@@ -79,10 +79,11 @@ def variances(values, path=None):
 
 def rate_distortion(rows, path=None):
     """Rate and distortion of trials, by their β where it differs, with the Pareto front: no trial
-    has less of both.
+    has less of both. Or of runs, by their family.
 
     Args:
-        rows: dicts with "rate" and "distortion" (nats), and "beta" or none; others are left out.
+        rows: dicts with "rate" and "distortion" (nats), and "beta", "family" or none; others are
+            left out.
         path: of the picture, or None; see `plots`.
     """
     rows = [row for row in rows if row.get("rate") is not None]
@@ -90,9 +91,15 @@ def rate_distortion(rows, path=None):
     front = [i for i in np.argsort(rate) if (distortion[rate < rate[i]] > distortion[i]).all()]
     figure = figure_of(520, 400, layout="constrained")
     axes = figure.subplots()
-    axes.plot(rate[front], distortion[front], color=VALIDATION, label="Pareto front", zorder=1)
-    beta = [row.get("beta") for row in rows]
-    if None in beta:
+    beta, families = ([row.get(name) for row in rows] for name in ("beta", "family"))
+    if None in families:
+        front = rate[front], distortion[front]
+        axes.plot(*front, color=VALIDATION, label="Pareto front", zorder=1)
+    if None not in families:
+        for family in dict.fromkeys(families):
+            own = np.array(families) == family
+            axes.scatter(rate[own], distortion[own], s=30, label=family, zorder=2)
+    elif None in beta:
         axes.scatter(rate, distortion, s=22, color=TRAINING, zorder=2)
     else:
         points = axes.scatter(rate, distortion, s=22, c=np.log10(beta), cmap="viridis", zorder=2)
@@ -101,6 +108,28 @@ def rate_distortion(rows, path=None):
     axes.grid(alpha=0.25, linewidth=0.6)
     legend(figure, axes)
     tidy(axes)
+    return save(figure, path)
+
+
+def information(shares, latents, factors, path=None):
+    """What each latent says of each factor, as a table of shaded numbers.
+
+    Args:
+        shares: float (latents, factors), I(z_j; v_k) / H(v_k).
+        latents, factors: names of the rows and the columns.
+        path: of the picture, or None; see `plots`.
+    """
+    figure = figure_of(200 + 70 * len(factors), 70 + 26 * len(latents), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (j, k), share in np.ndenumerate(shares):
+        color = "white" if share > 0.5 else INK
+        axes.text(k, j, f"{share:.2f}", ha="center", va="center", fontsize=8, color=color)
+    axes.set_xticks(range(len(factors)), factors)
+    axes.set_yticks(range(len(latents)), latents)
+    axes.set(xlabel="mutual information, as a share of the factor's entropy")
+    tidy(axes)
+    axes.tick_params(length=0)
     return save(figure, path)
 
 

@@ -80,21 +80,26 @@ def progress(description):
     return functools.partial(tqdm.tqdm, desc=description, leave=False, disable=hidden)
 
 
-def command():
+def command(**instead):
     """The command line that started this process, as one would type it in the project's folder.
 
     Flags that only say where results go, or that go on from there, are left out.
+
+    Args:
+        **instead: flag -> value, of those that stand in the place of the process's own.
     """
     words, skip = [], False
+    left_out = ("--output", *(f"--{name}" for name in instead))
     for word in sys.argv[1:]:
         if skip:
             skip = False
         elif word in ("--resume", "--overwrite", "--tensorboard"):
             continue
-        elif word == "--output":
+        elif word in left_out:
             skip = True
-        elif not word.startswith("--output="):
+        elif word.split("=")[0] not in left_out:
             words.append(shlex.quote(word))
+    words += [word for name, value in instead.items() for word in (f"--{name}", str(value))]
     script = Path(sys.argv[0]).resolve()
     backend = f"KERAS_BACKEND={os.environ.get('KERAS_BACKEND', 'tensorflow')}"
     return " ".join([backend, "python", f"{script.parent.name}/{script.name}", *words])

@@ -53,8 +53,12 @@ def mig(codes, factors, bins=BINS):
 
 def _gap(information, factors):
     second, first = np.sort(information, axis=0)[-2:]
-    entropies = [_entropy(np.bincount(v)) for v in factors.T]
-    return float(np.mean((first - second) / entropies))
+    return float(np.mean((first - second) / entropies(factors)))
+
+
+def entropies(factors):
+    """H(v_k) in nats of factors as `varying` returns them: (factors,)."""
+    return np.array([_entropy(np.bincount(v)) for v in factors.T])
 
 
 def mig_chen(mean, log_var, factors, num_samples=1000, seed=0, progress=None):
@@ -98,6 +102,44 @@ def _entropies(mean, deviation, num_samples, rng):
         log_probs = np.concatenate(log_probs) - np.log(len(mean)) - 0.5 * np.log(2 * np.pi)
         found.append(-log_probs.mean())
     return np.array(found)
+
+
+def decomposition(mean, log_var, size=None, num_samples=1000, seed=0, progress=None):
+    """The three parts of the mean KL(q(z|x) || N(0, I)), of the aggregate posterior q(z).
+
+    E KL = I(z; x) + KL(q(z) || prod_j q(z_j)) + sum_j KL(q(z_j) || N(0, 1))
+
+    Chen et al. 2018, eq. 2. q(z) is the mean of q(z|x_n) over all examples; of n out of `size`, the
+    one that made z counts 1 / size and the others share the rest (appendix C.2), which is unbiased.
+
+    Args:
+        mean, log_var: float (n, latents), of the posteriors.
+        size: int, examples of the set that these were drawn from; None where they are all.
+        num_samples: int, draws z ~ q(z) that the parts are means over.
+        progress: wraps the iterable of portions of these, `tqdm.tqdm` say.
+
+    Returns:
+        three float (num_samples,), nats, to take the means of: index-code mutual information, total
+        correlation and dimension-wise KL.
+    """
+    rng, n, found = np.random.default_rng(seed), len(mean), []
+    mean, deviation = np.float64(mean), np.exp(np.float64(log_var) / 2)
+    rows = rng.integers(0, n, num_samples)
+    z = mean[rows] + deviation[rows] * rng.normal(size=(num_samples, mean.shape[1]))
+    own_share = 1 / (size or n)
+    count = min(num_samples, 1 + num_samples * mean.size // 10**6)  # bounded memory
+    portions, constant = np.array_split(np.arange(num_samples), count), 0.5 * np.log(2 * np.pi)
+    for part in portions if progress is None else progress(portions):
+        error = (z[part, None] - mean) / deviation
+        each = -0.5 * error**2 - (np.log(deviation) + constant)
+        own = np.arange(n) == rows[part, None]
+        log_shares = np.log(np.where(own, own_share, (1 - own_share) / max(1, n - 1)))
+        given = each.sum(axis=-1)
+        log_q = special.logsumexp(log_shares + given, axis=1)
+        log_q_each = special.logsumexp(log_shares[..., None] + each, axis=1).sum(axis=1)
+        log_prior = np.sum(-0.5 * z[part] ** 2 - constant, axis=1)
+        found.append([given[own] - log_q, log_q - log_q_each, log_q_each - log_prior])
+    return np.concatenate(found, axis=1)
 
 
 def factor_vae_score(codes, factors, votes=(10_000, 5_000), size=64, least=0.05, seed=0):

@@ -16,7 +16,8 @@ import numpy as np
 from keras import ops
 
 from vae_zoo import data
-from vae_zoo.lab import chains, metrics
+from vae_zoo.data import factors as data_factors
+from vae_zoo.lab import chains, console, factor_numbers, metrics
 from vae_zoo.lab.measure import mean, measure, number, spread, without_values
 from vae_zoo.models.gaussian_mixture import GaussianMixture
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
@@ -67,6 +68,7 @@ def evaluate(
     seed=0,
     progress=None,
     image_size=None,
+    with_factors=False,
 ):
     """All numbers of a model on the test split of a data set, and controls to read them by.
 
@@ -80,9 +82,12 @@ def evaluate(
             `cnn_fid` (see `zoo.classifier`).
         seed: int, of samples, mixtures and the random encoder.
         image_size: what images are brought to, see `data.load`.
+        with_factors: bool, look for the data set's factors of variation in the latents, by the
+            code of each source: minutes; see `factor_numbers`.
 
     Returns:
         dict, name -> number: those of `measure`; ssim; kl_per_latent, of a hierarchy kl_per_group;
+        of a vector of latents the parts of the KL of the aggregate posterior of test images;
         with a classifier cnn_fid of samples from the prior, cnn_fid_gaussian_mixture of samples
         from a mixture fitted to the codes of training images, cnn_fid_uniform of uniform codes
         where a prior over codes was learned, cnn_fid_floor of validation images; of a model of
@@ -90,6 +95,7 @@ def evaluate(
         probe_accuracy of the codes, and of pixels and of the same encoder untrained as controls; of
         a hierarchy, with both, identity_kept: of new images below groups held from test images.
     """
+    whole = data_factors.load(dataset, image_size) if with_factors else None
     splits = {split: data.load(dataset, split, image_size=image_size) for split in data.SPLITS}
     (x_train, _), (x, y) = splits["train"], splits["test"]
     x = data.binarize(x) if model.sees_bits else x
@@ -104,7 +110,11 @@ def evaluate(
         x_train=some,
         progress=progress,
     )
-    return numbers | without_values(beside(model, Found(splits, x, y, some, classifier, seed)))
+    numbers |= without_values(beside(model, Found(splits, x, y, some, classifier, seed)))
+    if whole:
+        how = {"seed": seed, "progress": console.progress}
+        numbers |= factor_numbers.numbers(model, *whole, **how)
+    return numbers
 
 
 def labels_of(model, y):
@@ -145,6 +155,8 @@ def _(model: BaseVAE, found):
         kl = model.kl_per_latent(x, y)
         protocol = "mean over images of each latent"
         numbers["kl_per_latent"] = number(np.ravel(kl).tolist(), "nats", protocol)
+    if factor_numbers.takes(model):
+        numbers |= factor_numbers.aggregate(model, found.x, seed=found.seed)
     return (
         numbers
         | _prior_quality(model, found)

@@ -15,6 +15,7 @@ from vae_zoo.lab.checkpoint import BEFORE, settings_of
 from vae_zoo.lab.pictures import NAMES
 
 WRITTEN = ("model.keras", "config.json", "numbers.json", "checkpoint.npz", "history.csv")
+WRITTEN += ("traversals.gif",)
 FREE = ("output", "resume", "overwrite", "tensorboard")  # settings that change no number
 
 

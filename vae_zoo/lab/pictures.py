@@ -20,6 +20,7 @@ from vae_zoo.parts import domains
 # Of all pictures that a run draws, `plots.curves` included.
 NAMES = ("curves", "samples", "samples_uniform", "reconstructions", "interpolations", "latents")
 NAMES += ("latent_grid", "code_maps", "groups", "fixed_top", "rates", "roc")
+NAMES += ("traversals", "mutual_information")
 NAMES += ("classes", "swapped_classes", "completions", "signal_to_noise", "reinforce")
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # that sketches are drawn at
 CLASSES = 8  # columns of a sheet of samples by class

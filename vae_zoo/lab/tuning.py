@@ -10,6 +10,7 @@ others by name.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -21,10 +22,11 @@ import numpy as np
 from keras_tuner.src import utils
 
 from vae_zoo import data, files, zoo
+from vae_zoo.data import factors
 from vae_zoo.engine import distribute, replicas
 from vae_zoo.engine.batches import Batches
 from vae_zoo.engine.saving import keywords
-from vae_zoo.lab import metrics, runs
+from vae_zoo.lab import factor_numbers, metrics, runs
 from vae_zoo.lab.evaluate import features, labels_of
 from vae_zoo.lab.spaces import FAMILIES, OF_CLASSES
 from vae_zoo.models.kinds import BaseVAE
@@ -71,12 +73,21 @@ def _rate_at_distortion(search, model, numbers):
     return numbers["rate"] + 100.0 * max(0.0, numbers["distortion"] - search.target_distortion)
 
 
+def _of_factors(name, search, model, numbers):
+    how = {"num_images": 10_000, "fast": True, "seed": search.seed, "only": (name,)}
+    return factor_numbers.numbers(model, *search.factors, **how)[name]["value"]
+
+
 OBJECTIVES = {
     "val_elbo": Objective("max", lambda search, model, numbers: numbers["val_elbo"], False),
     "val_iwae": Objective("max", lambda search, model, numbers: numbers["val_iwae"], False),
     "val_loss": Objective("min", lambda search, model, numbers: numbers["val_loss"], False),
     "cnn_fid": Objective("min", _cnn_fid),
     "rate_at_distortion": Objective("min", _rate_at_distortion),
+    **{
+        name: Objective("max", functools.partial(_of_factors, name))
+        for name in factor_numbers.MEASURES
+    },
 }
 
 
@@ -91,7 +102,8 @@ class Search(keras_tuner.HyperModel):
     """A family, a data set and an objective, as KerasTuner's `HyperModel`.
 
     A trial is trained on the training images, stopped early, measured and judged on the validation
-    images; test images are not looked at.
+    images; test images are not looked at, but by the objectives of factors, which are of 10,000
+    images of the whole set and no part of any training.
 
     Args:
         family: name in `FAMILIES`; or, of a family of one's own, a function of (hp, shape, seed
@@ -159,6 +171,10 @@ class Search(keras_tuner.HyperModel):
         self.judge = OBJECTIVES[self.objective]
         if self.objective == "cnn_fid":
             self._load_features()
+        if self.objective in factor_numbers.MEASURES:
+            if not factor_numbers.takes(model):
+                raise ValueError(f"{self.objective} needs one vector of latents, unlike {family}")
+            self.factors = factors.load(dataset, image_size)
 
     def _shared(self):
         """What every model of the search is made with."""

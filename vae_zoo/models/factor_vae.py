@@ -88,12 +88,13 @@ class FactorVAE(ConvVAE):
         logit = layers.Dense(1, dtype="float32", name="discriminator_logit")(x)
         self.discriminator = keras.Model(z, logit, name="discriminator")
 
-    def compile(self, optimizer="adam", **settings):
-        """Keras's `compile`. Of one optimizer the discriminator gets a copy; for another of its own
-        pass a `keras.optimizers.MultiOptimizer`."""
+    def compile(self, optimizer="adam", discriminator_optimizer=None, **settings):
+        """Keras's `compile`, with an optimizer for the discriminator; None takes a copy of the
+        other. Or one `keras.optimizers.MultiOptimizer` for both."""
         optimizer = keras.optimizers.get(optimizer)
         if not isinstance(optimizer, keras.optimizers.MultiOptimizer):
-            own = type(optimizer).from_config(optimizer.get_config())
+            own = discriminator_optimizer or optimizer.get_config()
+            own = type(optimizer).from_config(own) if isinstance(own, dict) else own
             several = keras.optimizers.OptimizerMap(optimizer)
             for variable in self.discriminator.trainable_variables:
                 several[variable.path] = own
