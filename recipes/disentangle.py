@@ -165,9 +165,8 @@ def train(settings, train, validation, test, whole):
     full = settings["full_metrics"]
     how = {"num_images": None if full else 10_000, "fast": not full, "progress": cli.progress}
     numbers = factor_numbers.numbers(model, *whole, **how)
-    how = {"elbo_samples": 16 if full else 2, "beside": numbers}
     command = cli.command(families=family, seeds=seed)
-    runs.report(model, train, test, history, settings, command=command, **how)
+    runs.report(model, train, test, history, settings, beside=numbers, command=command)
 
 
 def table(plan, output):

@@ -117,7 +117,7 @@ def fine_tune(
     # === Training, and keeping the better ===
     parts = (train, y_train), held_out
     options = {**settings, "augment": folders.augmented if augment else None}
-    history = runs.fit(model, *parts, **options)
+    history = runs.fit(model, *parts, title="Fine-tuning", **options)
     after = _elbo(model, held_out)
     if not after >= before:  # or it has diverged
         print("No epoch was better than the checkpoint: its weights are kept")
@@ -133,6 +133,7 @@ def fine_tune(
         other.compile(keras.optimizers.Adam(learning_rate))
         seconds = runs.seconds_of(output)
         own = {"output": output / "scratch", "epochs": 10_000, "patience": 10_000}
+        own["title"] = "Training from scratch, as long"
         tried = runs.fit(other, *parts, **{**options, **own}, seconds=seconds)
         what = f"from scratch, {len(tried['loss'])} epochs in the same {seconds:.0f} seconds"
         numbers["elbo_scratch"] = _number(other, tested, what)

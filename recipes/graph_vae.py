@@ -78,7 +78,7 @@ def graph_vae(
     numbers = runs.report(model, train, test, history, settings)
     if graph.labels is not None:
         z, path = model.encode(*test)[0], pathlib.Path(output, "latents.png")
-        plots.latent_scatter(z, graph.labels, path)
+        plots.latent_scatter(z, graph.labels, path, "tsne", "Latents of the nodes, by class.")
 
     found = {name: [numbers[name]["value"]] for name in ("link_auc", "link_ap")}
     for part in range(1, parts):

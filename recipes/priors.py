@@ -86,6 +86,7 @@ def compare_priors(
     numbers, strips = {}, {}
     for kind in kinds_of_prior:
         size = pseudo_inputs if kind == "vamp" else components
+        cli.heading(f"Prior: {kind}")
         how |= {"components": size, "output": output / f"prior_{kind}"}
         prior = runs.prior_of_latents(kind, model, train, validation, **how)
         new = model.with_prior(prior) if is_vae else model

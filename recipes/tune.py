@@ -91,7 +91,7 @@ def tune(
     )
     objective = search.objective
     if not search.judge.searches_beta and search.with_beta:
-        print(
+        cli.note(
             f"{objective} is a bound at β = 1, best where β = 1 was trained: β is not searched. "
             "--objective cnn_fid or rate_at_distortion search it."
         )
@@ -102,6 +102,7 @@ def tune(
     done = sum(row["status"] == "COMPLETED" for row in _rows(found))
     if done:
         print(f"{done} finished trials were there already")
+    cli.heading(f"Searching: {trials} trials at most, {epochs} epochs each")
     found.search(epochs=epochs, verbose=0)
     if os.environ.get("KERASTUNER_TUNER_ID", "chief") != "chief":
         return None  # the chief reports
@@ -111,12 +112,13 @@ def tune(
     best = rows[0]
     if best["status"] != "COMPLETED":
         raise ValueError(f"No trial of {len(rows)} succeeded; the last message is in {output}")
-    print("the recipe's default:")
+    cli.heading("Training with the recipe's default settings")
     default = search.default()
     (output / "best").mkdir(exist_ok=True)
     model = found.load_model(found.oracle.get_trial(best["trial"]))
     model.save(output / "best" / "model.keras")
     x = np.asarray(search.test[0][:])
+    cli.heading(f"Measuring the best trial on the test split: {len(x):,} examples")
     numbers = measure(model, x, labels_of(model, search.test[1]), num_samples=100)
     card = {
         "class": type(model).__name__,
@@ -153,8 +155,7 @@ def tune(
         + ("better" if better > 0 else "NOT better")
         + f" by {abs(better):.2f}\n"
     )
-    for row in rows[:10]:
-        print("  ".join(f"{k} {_short(v)}" for k, v in row.items() if v is not None))
+    cli.rows([{k: v for k, v in row.items() if k != "status"} for row in rows[:10]])
     print()
     files = [
         (output / "best" / "model.keras", "the best trial's model, and beside it its card"),
@@ -167,10 +168,6 @@ def tune(
 
 def _rows(tuner):
     return tuning.table(tuner) if hasattr(tuner.oracle, "trials") else []
-
-
-def _short(value):
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

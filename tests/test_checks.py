@@ -190,12 +190,15 @@ def test_nan_is_seen_once_whatever_the_likelihood(kind):
 
 
 def test_numbers_that_make_no_sense_are_one_line():
+    drawn = vae_zoo.SketchDecoder(points=3, units=2, components=1)
     for wrong in (-1, 0, 1.5, True, "two", None):
-        for made in (model(), model("codes"), vae_zoo.RealNVP((2,), 2, 3)):
+        for made in (model(), model("codes"), vae_zoo.RealNVP((2,), 2, 3), drawn):
             with pytest.raises(
                 ValueError, match=f"`n` must be a positive int. Received: n={wrong!r}"
             ):
                 made.sample(wrong)
+    with pytest.raises(ValueError, match="takes no labels"):
+        drawn.sample(1, y=[0])
     with pytest.raises(ValueError, match="At least one example is needed"):
         model().log_likelihood(GOOD[:0])
     rates = [np.nan, np.inf, -1.0, keras.optimizers.schedules.CosineDecay(np.nan, 5)]

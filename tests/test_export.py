@@ -22,7 +22,7 @@ def run(path, x):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.filterwarnings("ignore")  # of the exporters
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the exporters: no user sees them
 def test_files_compute_what_the_model_does(name, tmp_path):
     model = filled(MODELS[name](seed=1))
     encoder, decoder = export.to_onnx(model, tmp_path / "onnx")

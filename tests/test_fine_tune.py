@@ -30,7 +30,6 @@ from vae_zoo import (
 )
 from vae_zoo.evaluate import measure
 
-pytestmark = pytest.mark.filterwarnings("ignore:Posterior collapse")  # of tiny models
 RECIPE = pathlib.Path(__file__).parent.parent / "recipes" / "fine_tune.py"
 RNG = np.random.default_rng(0)
 

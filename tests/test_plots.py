@@ -1,14 +1,20 @@
 """The pictures, pixel by pixel: what stands where, in which colour, and what is refused."""
 
+import base64
+import io
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+import vae_zoo
 from vae_zoo import plots
+from vae_zoo.lab import clouds, terms
 
 RNG = np.random.default_rng(0)
 WHITE = (255, 255, 255)
@@ -249,7 +255,8 @@ def test_curves_have_one_panel_a_term_and_both_sets_in_it(tmp_path):
     history = {"loss": falling, "kl": falling[::-1], "skipped": np.zeros(30)}
     history |= {"val_loss": falling + 20, "val_skipped": np.zeros(30)}
     page = pixels(plots.curves(history, tmp_path / "c.png"))
-    assert page.shape == (280, 760, 3)  # two panels, none for what was never skipped
+    assert page.shape == (310, 760, 3)  # two panels, none for what was never skipped
+    page = page[40:]  # below the legend
     left, right = page[:, :380], page[:, 380:]
     below, above = where(left, plots.TRAINING), where(left, plots.VALIDATION)
     assert below.size and above.size and below[:, 0].mean() > above[:, 0].mean()
@@ -259,14 +266,17 @@ def test_curves_have_one_panel_a_term_and_both_sets_in_it(tmp_path):
     assert below[below[:, 1] < 200, 0].mean() < below[below[:, 1] > 200, 0].mean()
 
     history["skipped"] = np.eye(30)[3]
-    assert pixels(plots.curves(history, tmp_path / "c.png")).shape == (280, 1140, 3)
+    assert pixels(plots.curves(history, tmp_path / "c.png")).shape == (310, 1140, 3)
 
 
 def test_equal_curves_are_equal_bytes_and_units_are_drawn(tmp_path):
     history = {"loss": [3.0, 2.0, 1.0]}
     first = plots.curves(history, tmp_path / "a.png").read_bytes()
     assert plots.curves(history, tmp_path / "b.png").read_bytes() == first
-    assert plots.curves(history, tmp_path / "b.png", {"loss": "nats"}).read_bytes() == first
+    assert (
+        plots.curves(history, tmp_path / "b.png", {"loss": "nats per example"}).read_bytes()
+        == first
+    )
     assert plots.curves(history, tmp_path / "b.png", {"loss": "bits"}).read_bytes() != first
 
 
@@ -310,7 +320,7 @@ def test_more_dimensions_are_drawn_by_their_principal_components(tmp_path):
     page = pixels(plots.latent_scatter(z, None, tmp_path / "s.png"))
     ys, xs = np.where(page[:540, 80:].max(-1).astype(int) - page[:540, 80:].min(-1) > 60)
     assert xs.max() - xs.min() > 400 and ys.max() - ys.min() < 20
-    _, names = plots._plane(z)
+    _, names = clouds._plane(z)
     assert names[0] == "principal component 1 (100 % of the variance)"
     assert names[1] == "principal component 2 (0 % of the variance)"
 
@@ -326,7 +336,7 @@ def test_one_dimension_is_a_histogram(tmp_path):
 @pytest.mark.parametrize("classes", [3, 15, 40])
 def test_every_class_has_a_colour_of_its_own(tmp_path, classes):
     labels = np.arange(classes) * 3 + 1
-    assert len(set(plots._class_colours(labels))) == classes
+    assert len(set(clouds._class_colours(labels))) == classes
     z = RNG.normal(size=(2 * classes, 2))
     page = pixels(plots.latent_scatter(z, np.tile(labels, 2), tmp_path / "s.png"))
     assert page[:, 650:].min() < 200  # the key at the right
@@ -345,7 +355,113 @@ def test_the_scatter_refuses_what_it_cannot_draw(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_the_neighbourhoods_of_many_dimensions_are_drawn_beside(tmp_path, monkeypatch):
+    """Two clusters that the first two components do not show are apart by t-SNE."""
+    z = RNG.normal(size=(60, 5)) * (9, 9, 0.1, 0.1, 0.1)
+    y = np.arange(60) % 2
+    z[:, 2:] += np.where(y, 4.0, -4.0)[:, None]
+    page = pixels(plots.latent_scatter(z, y, tmp_path / "s.png", "tsne")).astype(int)
+    assert page.shape == (600, 1240, 3)
+    near = clouds._embedded(z, "tsne")
+    distances = np.linalg.norm(near[:, None] - near, axis=-1) + 1e9 * np.eye(60)
+    assert (y[distances.argmin(axis=1)] == y).mean() > 0.9
+    few = plots.latent_scatter(z[:9], y[:9], tmp_path / "s.png", "tsne")  # too few to have any
+    assert pixels(few).shape == (600, 720, 3)
+    with pytest.raises(ValueError, match="tsne, umap or None. Received: 'pca'"):
+        plots.latent_scatter(z, y, embedding="pca")
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ImportError, match="umap-learn"):
+        plots.latent_scatter(z, y, embedding="umap")
+
+
+def axes_of(figure, term):
+    return next(axes for axes in figure.axes if axes.get_title(loc="left").startswith(term))
+
+
+def test_the_last_epochs_can_be_read_and_the_best_is_marked():
+    falling = 1000 * np.exp(-np.arange(50) / 2) + 100 - np.arange(50) / 50
+    risen = falling.copy()
+    risen[40:] += 0.4  # what it learns by heart
+    history = {"loss": falling, "val_loss": risen, "beta": np.linspace(0, 1, 50)}
+    figure = plots.curves(history | {"val_beta": np.ones(50)}, caption="A sentence.")
+    loss, beta = axes_of(figure, "loss"), axes_of(figure, "beta")
+    low, high = loss.get_ylim()
+    assert low < falling.min() and risen[10:].max() < high < 110
+    assert loss.get_title(loc="right") == "from epoch 11 on"
+    assert beta.get_ylim()[0] <= 0 and not beta.get_title(loc="right")  # there all are seen
+    assert [line.get_label() for line in beta.get_lines()] == ["training", "best epoch: 40"]
+    (best,) = [line for line in loss.get_lines() if line.get_label().startswith("best")]
+    assert best.get_xdata()[0] == 40
+    (legend,) = figure.legends  # of all panels, above them
+    assert {t.get_text() for t in legend.texts} == {"training", "validation", "best epoch: 40"}
+    assert not any(axes.get_legend() for axes in figure.axes)
+    assert figure.get_supxlabel() == "A sentence."
+
+
+@pytest.mark.parametrize(
+    "history, monitor, best",
+    [
+        ({"val_loss": [3, 1, 2], "val_elbo": [1, 2, 3]}, None, 3),
+        ({"val_loss": [3, 1, 2], "val_elbo": [1, 2, 3]}, "val_loss", 2),
+        ({"val_elbo": [1, 2, 3], "val_iwae": [np.nan, 2, 1]}, None, 2),
+        ({"val_loss": [np.nan] * 3}, None, None),
+        ({"loss": [1, 2, 3]}, None, None),
+    ],
+)
+def test_the_best_epoch_is_that_of_validation(history, monitor, best):
+    assert terms.best_epoch(history, monitor) == best
+
+
+def test_axes_have_units_that_are_right_and_rates_of_learning_magnitudes():
+    history = {"perplexity": [3.0, 4.0], "kl": [1.0, 2.0], "learning_rate": [1e-2, 1e-4]}
+    figure = plots.curves(history)
+    assert axes_of(figure, "perplexity").get_ylabel() == "codes"
+    assert axes_of(figure, "rate (kl)").get_ylabel() == "nats per example"
+    assert axes_of(figure, "learning rate").get_yscale() == "log"
+
+
 # === All of them ===
+
+
+@pytest.mark.parametrize("suffix, start", [("pdf", b"%PDF"), ("svg", b"<?xml"), ("PNG", b"\x89P")])
+def test_the_suffix_says_what_is_written(suffix, start, tmp_path):
+    history, images = {"loss": [3.0, 2.0]}, bytes_image(4, 8, 8, 3)
+    for name, draw, data in (("c", plots.curves, history), ("s", plots.samples, images)):
+        first = draw(data, tmp_path / f"{name}.{suffix}").read_bytes()
+        assert first.startswith(start)
+        assert draw(data, tmp_path / f"{name}.{suffix}").read_bytes() == first
+    with pytest.raises(ValueError, match="must end in .png, .pdf, .svg. Received: .*c.jpg"):
+        plots.curves(history, tmp_path / "c.jpg")
+
+
+def test_the_pixels_of_an_image_are_whole_in_a_vector_picture(tmp_path):
+    """An image in it, which has the pixels of the PNG."""
+    images = bytes_image(2, 6, 6, 3)
+    page = pixels(plots.samples(images, tmp_path / "s.png"))
+    text = plots.samples(images, tmp_path / "s.svg").read_text()
+    (encoded,) = re.findall(r'xlink:href="data:image/png;base64,([^"]*)"', text)
+    inner = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"))
+    for image in images:
+        assert len(find(inner, block(image, 14))) == 1
+    assert inner.shape == page.shape
+
+
+def test_without_a_path_there_is_a_figure_that_a_notebook_shows(tmp_path):
+    images = bytes_image(3, 5, 8, 8, 1)
+    figures = [
+        plots.curves({"loss": [3.0, 2.0]}),
+        plots.samples(images[0]),
+        plots.image_rows(images, "abcde"),
+        plots.latent_scatter(RNG.normal(size=(20, 2)), None),
+        plots.group_rates([1.0, 2.0], [2, 1]),
+        plots.rate_distortion([{"rate": 1.0, "distortion": 2.0}]),
+        plots.roc([True, False], [0.9, 0.1]),
+        plots.density(np.eye(2), np.eye(2), lambda z: z[:, 0], points=5),
+    ]
+    for figure in figures:
+        assert isinstance(figure, Figure)
+        shown = np.asarray(Image.open(io.BytesIO(figure._repr_png_())))
+        assert len(np.unique(shown)) > 1
 
 
 def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
@@ -367,9 +483,9 @@ def test_drawing_needs_no_pyplot_and_importing_no_matplotlib(tmp_path):
     code = f"""
 import sys, types
 package = types.ModuleType("vae_zoo")
-package.__path__ = [{os.path.dirname(plots.__file__)!r}]
+package.__path__ = [{os.path.dirname(vae_zoo.__file__)!r}]
 sys.modules["vae_zoo"] = package
-from vae_zoo import plots
+from vae_zoo.lab import plots
 heavy = {{"matplotlib", "sklearn", "keras"}} & set(sys.modules)
 plots.curves({{"loss": [1.0]}}, {str(tmp_path / "c.png")!r})
 print(heavy, "matplotlib.pyplot" in sys.modules, "keras" in sys.modules)

@@ -104,7 +104,6 @@ def test_every_recipe_is_tried():
     }
 
 
-@pytest.mark.filterwarnings("ignore:Posterior collapse")  # after three steps
 def test_the_graph_recipe_predicts_links(run, tmp_path):
     output = tmp_path / "run"
     printed = run("graph_vae", "--epochs", 3, "--parts", 2, "--output", output)
@@ -122,7 +121,6 @@ def test_the_graph_recipe_predicts_links(run, tmp_path):
 
 
 @pytest.mark.parametrize("conditional", [True, False])
-@pytest.mark.filterwarnings("ignore:Posterior collapse")  # after one epoch
 def test_the_sketch_recipe_draws_and_fits_markov_chains(conditional, run, tmp_path, monkeypatch):
     monkeypatch.setattr(vae_zoo.chains, "MOST", 500)  # offsets that these are fitted to
     output, sizes = tmp_path / "run", ["--units", 8, "--encoder-units", 4, "--latent-dim", 2]
@@ -148,7 +146,6 @@ def test_the_sketch_recipe_draws_and_fits_markov_chains(conditional, run, tmp_pa
 
 
 @pytest.mark.parametrize("recipe", TINY)
-@pytest.mark.filterwarnings("ignore:Posterior collapse")  # of tiny models
 def test_recipe_trains_measures_and_draws(recipe, run, tmp_path):
     output = tmp_path / "run"
     samples = ["--importance-samples", 3] if recipe in BOUNDS else []
@@ -287,7 +284,6 @@ PHOTOS = {  # a recipe that takes images of any size, its settings, and what its
 
 
 @pytest.mark.parametrize("recipe", PHOTOS)
-@pytest.mark.filterwarnings("ignore:Posterior collapse")
 @pytest.mark.filterwarnings("ignore:Skipped 1 file")
 def test_a_folder_of_photos_of_any_size(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VAE_ZOO_CACHE", str(tmp_path / "cache"))
@@ -320,7 +316,6 @@ def test_every_image_recipe_takes_a_size_and_replaces_nothing_silently():
     assert "image_size" in inspect.signature(FUNCTIONS["evaluate"]).parameters
 
 
-@pytest.mark.filterwarnings("ignore:Posterior collapse")
 def test_a_run_never_replaces_another_silently(tmp_path, capsys):
     dense_vae, output = FUNCTIONS["dense_vae"], tmp_path / "run"
     x = np.random.default_rng(0).integers(0, 2, (60, 4, 4), np.uint8) * 255
@@ -384,7 +379,6 @@ def test_flow_of_the_plane_is_drawn(run, tmp_path):
     assert model.shape == (2,)
 
 
-@pytest.mark.filterwarnings("ignore:Posterior collapse")  # of a second stage of one epoch
 def test_priors_of_one_model_are_compared(run, tmp_path):
     settings = ["--dataset", "digits", "--epochs", 1, "--couplings", 2, "--units", 4]
     settings += ["--importance-samples", 3, "--importance-images", 20, "--pseudo-inputs", 20]

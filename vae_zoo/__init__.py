@@ -6,16 +6,20 @@ import importlib.machinery
 import os
 import sys
 
+from vae_zoo import quiet
+
 __version__ = "0.2.0"
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, from TensorFlow's start on
+# What ends in an exception is said by it; what does not is no error of a run.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _BACKENDS = ("tensorflow", "jax", "torch")
 _chosen = os.environ.get("KERAS_BACKEND") or None
 try:
     if _chosen not in (None, *_BACKENDS):  # or Keras would look for what is not there
         raise ModuleNotFoundError(name=_chosen)
-    import keras as _keras
+    with quiet.starting():
+        import keras as _keras
 
     if _keras.config.backend() not in _BACKENDS:  # of keras.json
         raise ModuleNotFoundError(name=_keras.config.backend())

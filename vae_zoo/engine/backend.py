@@ -9,8 +9,10 @@ of the scope.
 
 import contextlib
 import functools
+import logging
 import operator
 import os
+import re
 import subprocess
 import sys
 
@@ -24,6 +26,12 @@ from vae_zoo.engine.replicas import divided, gathered, own_rows, replica
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
+
+    # Each of several models has a step of its own, which TensorFlow takes for one traced anew.
+    retraced = re.compile(r"<function TensorFlowTrainer.* triggered tf\.function retracing")
+    logging.getLogger("tensorflow").addFilter(
+        lambda record: not retraced.search(record.getMessage())
+    )
 elif BACKEND == "torch":
     import torch
 elif BACKEND == "jax":

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from vae_zoo import quiet
 from vae_zoo.engine import BACKEND, adam, backend, checks, replicas
 from vae_zoo.engine.batches import Batches
 from vae_zoo.engine.functions import NoisyModel
@@ -282,7 +283,8 @@ class FittedModel(NoisyModel):
             domains = [self.domain, *([] if self.condition is None else [self.condition])]
             specs = [keras.InputSpec(shape=(None, *d.shape), dtype=d.dtype) for d in domains]
             input_signature = specs if self.condition is None else [tuple(specs)]
-        super().export(filepath, format, verbose, input_signature, **kwargs)
+        with quiet.exporting():
+            super().export(filepath, format, verbose, input_signature, **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Nothing: every weight exists, and Keras's way fails with several workers (TensorFlow)."""

@@ -1,11 +1,12 @@
 """What every picture is drawn with: pixels, sheets of images, figures, one way to write them.
 
 A pixel of an image becomes a square of whole pixels of the picture, never smoothed, and NaN is
-magenta: nothing that a model gets wrong is hidden by the drawing. Only the file of a large picture
+magenta: nothing that a model gets wrong is hidden by the drawing. Only the PNG of a large picture
 has fewer colours. Figures are made without pyplot, so no window, no display and no global state is
 involved.
 """
 
+import functools
 import io
 import textwrap
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 from vae_zoo import files
 
 DPI = 100
-LIMIT = 100_000  # bytes of a picture's file
+LIMIT = 100_000  # bytes of a PNG
+SUFFIXES = (".png", ".pdf", ".svg")
 TILE = 84  # pixels, about: the longer side of an image in a grid
 GAP, GROUP_GAP, MARGIN = 3, 12, 10  # pixels between images, between groups of rows, around all
 CHARACTER, LINE = 7, 15  # pixels, about: width and height of a letter of 8 points
@@ -57,13 +59,8 @@ def enlarged(image, scale):
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def sheet(tiles, path, caption=None, titles=None, labels=()):
-    """Write a picture of tiles, see `page`."""
-    return save(page(tiles, caption, titles, labels), path)
-
-
-def page(tiles, caption=None, titles=None, labels=()):
-    """A figure of uint8 tiles (rows, columns, height, width, 3), pixel by pixel, and words around.
+def sheet(tiles, path=None, caption=None, titles=None, labels=()):
+    """Draw tiles of uint8 (rows, columns, height, width, 3) pixel by pixel, and the words around.
 
     `titles` stand above the tiles, in order, as far as they reach; `labels` stand at the left of
     the rows, over and over, with some space between one set of labels and the next.
@@ -96,23 +93,60 @@ def page(tiles, caption=None, titles=None, labels=()):
         words.append((MARGIN, bottom + LINE * (number + 0.5), line, "left"))
     page_height = bottom + (LINE * len(lines) + MARGIN if lines else 0)
 
-    pixels = np.full((page_height, page_width, 3), 255, "uint8")
+    page = np.full((page_height, page_width, 3), 255, "uint8")
     for tile, (y, x) in zip(tiles.reshape(-1, *tiles.shape[2:]), places, strict=True):
-        pixels[y : y + height, x : x + width] = enlarged(tile, scale)
+        page[y : y + height, x : x + width] = enlarged(tile, scale)
     figure = figure_of(page_width, page_height)
-    figure.figimage(pixels)
+    if path is not None and Path(path).suffix.lower() in SUFFIXES[1:]:
+        # Pixels of their own, which a file that scales would else draw anew.
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        axes.imshow(page, aspect="auto", interpolation="none")
+    else:
+        figure.figimage(page)
     style = {"fontsize": 8, "color": INK, "va": "center", "parse_math": False}
     for x, y, text, align in words:
         figure.text(x / page_width, 1 - y / page_height, text, ha=align, **style)
-    return figure
+    return save(figure, path)
 
 
 def figure_of(width, height, **kwargs):
     """An empty figure of width x height pixels."""
+    # The tenth of a pixel keeps rounding from making the picture one pixel smaller.
+    return _figure_class()(figsize=((width + 0.1) / DPI, (height + 0.1) / DPI), dpi=DPI, **kwargs)
+
+
+@functools.cache
+def _figure_class():
     from matplotlib.figure import Figure
 
-    # The tenth of a pixel keeps rounding from making the picture one pixel smaller.
-    return Figure(figsize=((width + 0.1) / DPI, (height + 0.1) / DPI), dpi=DPI, **kwargs)
+    class Picture(Figure):
+        """A figure that a notebook shows, whether or not pyplot was imported."""
+
+        def _repr_png_(self):
+            drawn = io.BytesIO()
+            self.savefig(drawn, format="png")
+            return drawn.getvalue()
+
+    return Picture
+
+
+def legend(figure, axes, **kwargs):
+    """The legend of all that has a label in `axes`, above them, where no data are."""
+    found = {}
+    for one in np.atleast_1d(axes):
+        for handle, label in zip(*one.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    style = {"fontsize": 8, "frameon": False, "ncols": 3, **kwargs}
+    figure.legend(list(found.values()), list(found), loc="outside upper center", **style)
+
+
+def caption_of(figure, text, letters):
+    """A sentence below all axes of a figure, wrapped into so many letters."""
+    if text:
+        lines = textwrap.fill(text, letters)
+        style = {"fontsize": 8, "color": INK, "parse_math": False}
+        figure.supxlabel(lines, x=0.01, ha="left", **style)
 
 
 def tidy(axes):
@@ -123,26 +157,47 @@ def tidy(axes):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure, path):
-    """Write the PNG, small, whole or not at all; equal figures give equal bytes."""
-    return write(_drawn(figure), path)
-
-
 def animate(figures, path, milliseconds=120):
     """Write figures of one size as the frames of a GIF that goes on for ever."""
-    frames = [_drawn(figure).convert("RGB").quantize(64, dither=0) for figure in figures]
-    content, how = io.BytesIO(), {"duration": milliseconds, "loop": 0, "optimize": True}
+    from PIL import Image
+
+    frames, content = [], io.BytesIO()
+    for figure in figures:
+        figure.savefig(drawn := io.BytesIO(), format="png", dpi=DPI)
+        frames.append(Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE))
+    how = {"duration": milliseconds, "loop": 0, "optimize": True}
     frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], **how)
     files.write_bytes(path, content.getvalue())
     return Path(path)
 
 
-def _drawn(figure):
+def save(figure, path=None):
+    """Write a figure, whole or not at all; equal figures give equal bytes.
+
+    Args:
+        figure: of Matplotlib.
+        path: of the file: a PNG, or a PDF or an SVG where the suffix says so. None writes nothing.
+
+    Returns:
+        the path; without one the figure, which a notebook shows.
+    """
+    from matplotlib import rc_context
     from PIL import Image
 
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI)
-    return Image.open(drawn)
+    if path is None:
+        return figure
+    path, drawn = Path(path), io.BytesIO()
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise ValueError(f"A picture must end in {', '.join(SUFFIXES)}. Received: {path}")
+    if kind == ".png":
+        figure.savefig(drawn, format="png", dpi=DPI)
+        return write(Image.open(drawn), path)
+    dates = {"CreationDate": None} if kind == ".pdf" else {"Date": None}
+    with rc_context({"svg.hashsalt": "vae_zoo"}):
+        figure.savefig(drawn, format=kind[1:], metadata=dates)
+    files.write_bytes(path, drawn.getvalue())
+    return path
 
 
 def write(image, path):

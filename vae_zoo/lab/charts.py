@@ -5,15 +5,15 @@ import math
 
 import numpy as np
 
-from vae_zoo.lab.canvas import INK, TRAINING, VALIDATION, figure_of, save, tidy
+from vae_zoo.lab.canvas import INK, TRAINING, VALIDATION, figure_of, legend, save, tidy
 
 
-def accuracies(values, path):
+def accuracies(values, path=None):
     """Accuracy over the number of labels a class, one line a way of learning, its spread shaded.
 
     Args:
         values: dict, way -> {number of labels: accuracies of several draws}.
-        path: the PNG to write.
+        path: of the picture, or None; see `plots`.
     """
     figure = figure_of(560, 380, layout="constrained")
     axes = figure.subplots()
@@ -30,18 +30,18 @@ def accuracies(values, path):
     axes.minorticks_off()
     axes.set(xlabel="labels a class", ylabel="accuracy")
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")  # where more labels are not
+    legend(figure, axes)
     tidy(axes)
     return save(figure, path)
 
 
-def signal_to_noise(ratios, ks, path):
+def signal_to_noise(ratios, ks, path=None):
     """Signal-to-noise ratio of a gradient against the number of draws k, one line an estimate.
 
     Args:
         ratios: dict, name -> floats, one for each k.
         ks: ints.
-        path: the PNG to write.
+        path: of the picture, or None; see `plots`.
     """
     figure = figure_of(480, 340, layout="constrained")
     axes = figure.subplots()
@@ -53,17 +53,17 @@ def signal_to_noise(ratios, ks, path):
     axes.minorticks_off()
     axes.set(xlabel="k, draws of the bound", ylabel="|mean| / standard deviation")
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(fontsize=8, frameon=False)
+    legend(figure, axes)
     tidy(axes)
     return save(figure, path)
 
 
-def variances(values, path):
+def variances(values, path=None):
     """Variances of estimates of one gradient, as bars on a logarithmic scale.
 
     Args:
         values: dict, name -> float.
-        path: the PNG to write.
+        path: of the picture, or None; see `plots`.
     """
     figure = figure_of(480, 70 + 40 * len(values), layout="constrained")
     axes = figure.subplots()
@@ -77,14 +77,14 @@ def variances(values, path):
     return save(figure, path)
 
 
-def rate_distortion(rows, path):
+def rate_distortion(rows, path=None):
     """Rate and distortion of trials, by their β where it differs, with the Pareto front: no trial
     has less of both. Or of runs, by their family.
 
     Args:
         rows: dicts with "rate" and "distortion" (nats), and "beta", "family" or none; others are
             left out.
-        path: the PNG to write.
+        path: of the picture, or None; see `plots`.
     """
     rows = [row for row in rows if row.get("rate") is not None]
     rate, distortion = (np.array([row[name] for row in rows]) for name in ("rate", "distortion"))
@@ -106,18 +106,18 @@ def rate_distortion(rows, path):
         figure.colorbar(points, label="log10 β")
     axes.set(xlabel="rate, nats", ylabel="distortion, nats")
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(fontsize=8, frameon=False)
+    legend(figure, axes)
     tidy(axes)
     return save(figure, path)
 
 
-def information(shares, latents, factors, path):
+def information(shares, latents, factors, path=None):
     """What each latent says of each factor, as a table of shaded numbers.
 
     Args:
         shares: float (latents, factors), I(z_j; v_k) / H(v_k).
         latents, factors: names of the rows and the columns.
-        path: the PNG to write.
+        path: of the picture, or None; see `plots`.
     """
     figure = figure_of(200 + 70 * len(factors), 70 + 26 * len(latents), layout="constrained")
     axes = figure.subplots()
@@ -133,13 +133,13 @@ def information(shares, latents, factors, path):
     return save(figure, path)
 
 
-def roc(linked, scores, path):
+def roc(linked, scores, path=None):
     """The ROC curve of scores that tell linked pairs of nodes from others.
 
     Args:
         linked: bools (n,).
         scores: (n,).
-        path: the PNG to write.
+        path: of the picture, or None; see `plots`.
     """
     from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -147,16 +147,16 @@ def roc(linked, scores, path):
     figure = figure_of(400, 400, layout="constrained")
     axes = figure.subplots()
     area = roc_auc_score(linked, scores)
-    axes.plot(false, true, color=TRAINING, label=f"area {area:.3f}")
+    axes.plot(false, true, color=TRAINING, label=f"model, area {area:.3f}")
     axes.plot([0, 1], [0, 1], color=VALIDATION, linestyle="--", linewidth=0.8, label="chance")
     axes.set(xlabel="share of other pairs above", ylabel="share of links above", aspect="equal")
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    legend(figure, axes)
     tidy(axes)
     return save(figure, path)
 
 
-def search(rows, names, objective, path):
+def search(rows, names, objective, path=None):
     """The objective of trials over each of their settings, a panel each.
 
     Args:
@@ -164,7 +164,7 @@ def search(rows, names, objective, path):
             objective are left out.
         names: of the settings.
         objective: the name of the number on the vertical axis.
-        path: the PNG to write.
+        path: of the picture, or None; see `plots`.
     """
     rows = [row for row in rows if row.get(objective) is not None]
     columns = min(3, len(names))
@@ -184,7 +184,7 @@ def search(rows, names, objective, path):
     return save(figure, path)
 
 
-def parallel(rows, names, objective, path):
+def parallel(rows, names, objective, path=None):
     """Parallel coordinates: a line a trial through its settings and its objective, the best dark.
 
     Args:

@@ -11,7 +11,22 @@ import textwrap
 from numbers import Real
 from pathlib import Path
 
-WIDTH = 100  # columns of the table
+WIDTH = 100  # columns of what is printed
+
+
+def heading(text):
+    """Print what begins, with an empty line above it."""
+    print(f"\n{textwrap.fill(text, WIDTH)}")
+
+
+def note(text):
+    """Print what a reader should know, wrapped."""
+    print(textwrap.fill(text, WIDTH, subsequent_indent="  "))
+
+
+def short(value):
+    """A number in four digits, all of those before the decimal point."""
+    return digits(value, None)[0]
 
 
 def table(numbers, files=()):
@@ -41,6 +56,18 @@ def table(numbers, files=()):
     longest = max((len(str(path)) for path, _ in files), default=0)
     for path, description in files:
         _print_beside(f"{str(path):<{longest}}  ", description)
+
+
+def rows(dicts):
+    """Print dicts of numbers and words as rows, a column a name, as many columns as fit."""
+    names = list(dict.fromkeys(name for row in dicts for name in row))
+    lines = [""] * (len(dicts) + 1)
+    for name in names:
+        cells = [name, *(short(row.get(name)) for row in dicts)]
+        width = max(map(len, cells))
+        if len(lines[0]) + width <= WIDTH:
+            lines = [f"{line}{cell:>{width}}  " for line, cell in zip(lines, cells, strict=True)]
+    print("\n".join(line.rstrip() for line in lines))
 
 
 def progress(description):

@@ -8,6 +8,7 @@ import tempfile
 import keras
 import numpy as np
 
+from vae_zoo import quiet
 from vae_zoo.engine import BACKEND, backend
 from vae_zoo.models.kinds import LatentModel
 from vae_zoo.parts.domains import Arrays
@@ -78,7 +79,8 @@ def _export(model, function, shape, name, path):
     whole = _Function(model, function)
     whole(np.zeros((2, *shape), "float32"))
     signature = [keras.InputSpec(shape=(None, *shape), dtype="float32", name=name)]
-    whole.export(path, format="onnx", input_signature=signature, verbose=False)
+    with quiet.exporting():
+        whole.export(path, format="onnx", input_signature=signature, verbose=False)
 
 
 def _name_output(path, name):

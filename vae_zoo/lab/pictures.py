@@ -76,7 +76,8 @@ def _(model: BaseVAE, x, y, output, seed):
 @pictures.register
 def _(model: LinkPrediction, x, y, output, seed):
     z = model.encode(x, y if model.condition is not None else None)[0]
-    yield plots.latent_scatter(z, None, output / "latents.png"), "latents of the nodes"
+    path, near = output / "latents.png", {"embedding": "tsne"}
+    yield _drawn(plots.latent_scatter, z, None, path, "latents of the nodes", **near)
     linked, scores = held_out_links(model, x, y if model.condition is not None else None)
     if 0 < linked.sum() < len(linked):
         yield plots.roc(linked, scores, output / "roc.png"), "held-out links told from other pairs"
@@ -97,9 +98,9 @@ def _(model: ConditionalVAE, x, y, output, seed):
 def _(model: VQVAE, x, y, output, seed):
     yield from samples(model, output / "samples.png", seed)
     if model.has_learned_prior:
-        uniform = samples(model.with_prior(None), output / "samples_uniform.png", seed)
-        for path, _ in uniform:
-            yield path, "the same without the learned prior, from uniform codes"
+        what = "the same without the learned prior, from uniform codes"
+        path = output / "samples_uniform.png"
+        yield from samples(model.with_prior(None), path, seed, what)
     yield from between_and_again(model, x, y, output)
     shown, labels = _some(model, x, y, 20)
     codes = keras.tree.flatten(model.encode(shown, labels))
@@ -109,8 +110,8 @@ def _(model: VQVAE, x, y, output, seed):
     if original is None:
         return
     made = model.domain.pictures(model.reconstruct(shown, labels))
-    path = plots.code_maps(original, grids, made, output / "code_maps.png")
-    yield path, "the code at each place as a colour, near ones for near vectors"
+    what = "the code at each place as a colour, near ones for near vectors"
+    yield _drawn(plots.code_maps, original, grids, made, output / "code_maps.png", what)
 
 
 @pictures.register
@@ -134,18 +135,19 @@ def _(model: SketchDecoder, x, y, output, seed):
 def _(model: SketchRNN, x, y, output, seed):
     draw = model.domain.pictures
     new = model.sample(64, seed=seed)
-    yield plots.samples(draw(new), output / "samples.png"), "new sketches, at temperature 0.4"
+    what = "new sketches, at temperature 0.4"
+    yield _drawn(plots.samples, draw(new), output / "samples.png", what)
     x = np.asarray(x[:10])
     again = [model.reconstruct(x, temperature=t, seed=seed) for t in TEMPERATURES]
     rows = np.stack([x, *again], axis=1)
     titles = ["original", *map(str, TEMPERATURES)]
-    path = plots.image_rows(draw(rows), titles, output / "reconstructions.png")
-    yield path, "test sketches, and the model's, by temperature"
+    what = "test sketches, and the model's, by temperature"
+    yield _drawn(plots.image_rows, draw(rows), titles, output / "reconstructions.png", what)
     yield svg.write_svg(rows, output / "reconstructions.svg"), "the same, to be scaled"
     half = len(x) // 2
     between = model.interpolate(x[:half], x[half : 2 * half], steps=8)
-    path = plots.interpolations(draw(between), output / "interpolations.png")
-    yield path, "straight lines in latent space"
+    path, what = output / "interpolations.png", "straight lines in latent space"
+    yield _drawn(plots.interpolations, draw(between), path, what)
     yield from _completions(model, x, output, seed)
     yield from latent_space(model, x, y, output)
 
@@ -162,15 +164,21 @@ def _completions(model, x, output, seed, each=6):
         rows.append(np.concatenate([sketch[None], alone[None], made]))
     titles = ["original", "begun", *["completed"] * each]
     drawn = model.domain.pictures(np.stack(rows))
-    path = plots.image_rows(drawn, titles, output / "completions.png")
-    yield path, "a third of a test sketch, and what may follow, at temperature 0.4"
+    what = "a third of a test sketch, and what may follow, at temperature 0.4"
+    yield _drawn(plots.image_rows, drawn, titles, output / "completions.png", what)
+
+
+def _drawn(draw, *arguments, **how):
+    """A picture with its caption, and the caption: what comes back of `draw(…, path, caption)`."""
+    *arguments, caption = arguments
+    return draw(*arguments, caption=f"{caption[0].upper()}{caption[1:]}.", **how), caption
 
 
 def _at(what):
     return f"{what} temperature {', '.join(map(str, TEMPERATURES))}"
 
 
-def samples(model, path, seed):
+def samples(model, path, seed, what="new images"):
     """A sheet of 64 new images, a class a column where the model takes labels."""
     classes = domains.classes(model.condition)
     if model.condition is not None and classes is None:
@@ -178,7 +186,7 @@ def samples(model, path, seed):
     y = None if classes is None else np.arange(64) % CLASSES % classes
     new = model.domain.pictures(model.sample(64, y=y, seed=seed))
     if new is not None:
-        yield plots.samples(new, path), "new images"
+        yield _drawn(plots.samples, new, path, what)
 
 
 def by_class(model, x, y, output, seed, most=10):
@@ -186,8 +194,8 @@ def by_class(model, x, y, output, seed, most=10):
     classes = min(most, domains.classes(model.condition))
     new = model.sample(seed=seed, y=np.repeat(np.arange(classes), most))
     rows = model.domain.pictures(new).reshape(classes, most, *new.shape[1:])
-    path = plots.image_rows(rows, [""] * most, output / "classes.png")
-    yield path, "one class a row, another latent a column"
+    what = "one class a row, another latent a column"
+    yield _drawn(plots.image_rows, rows, [""] * most, output / "classes.png", what)
     # An image of each class, as far as there are some.
     first = [np.flatnonzero(y == c)[:1] for c in range(classes)]
     chosen = np.concatenate([*first, np.arange(len(x))])
@@ -195,8 +203,8 @@ def by_class(model, x, y, output, seed, most=10):
     swapped = model.swap(x[chosen], y[chosen])[:, :classes]
     rows = np.concatenate([model.domain.pictures(x[chosen])[:, None], swapped], axis=1)
     titles = ["original", *map(str, range(classes))]
-    path = plots.image_rows(rows, titles, output / "swapped_classes.png")
-    yield path, "the latent of the image at the left in every class"
+    what = "the latent of the image at the left in every class"
+    yield _drawn(plots.image_rows, rows, titles, output / "swapped_classes.png", what)
 
 
 def completions(model, x, y, output, seed, draws=8):
@@ -206,8 +214,8 @@ def completions(model, x, y, output, seed, draws=8):
     parts = (model.domain.pictures(part)[:, None] for part in (y, x))
     rows = np.concatenate([*parts, new], axis=1)
     titles = ["given", "original", *["drawn"] * draws]
-    path = plots.image_rows(rows, titles, output / "completions.png")
-    yield path, "what is given, the whole image, and others drawn"
+    what = "what is given, the whole image, and others drawn"
+    yield _drawn(plots.image_rows, rows, titles, output / "completions.png", what)
 
 
 def _some(model, x, y, n):
@@ -221,14 +229,14 @@ def between_and_again(model, x, y, output):
     pairs = model.domain.pictures(shown), model.domain.pictures(made)
     if pairs[0] is None:
         return
-    path = plots.reconstructions(*pairs, output / "reconstructions.png")
-    yield path, "test images, and what the model makes of them"
+    what = "test images, and what the model makes of them"
+    yield _drawn(plots.reconstructions, *pairs, output / "reconstructions.png", what)
     half = len(shown) // 4
     if half:
         first = None if labels is None else labels[:half]
         lines = model.interpolate(shown[:half], shown[half : 2 * half], steps=10, y=first)
-        path = plots.interpolations(model.domain.pictures(lines), output / "interpolations.png")
-        yield path, "straight lines in latent space"
+        lines, what = model.domain.pictures(lines), "straight lines in latent space"
+        yield _drawn(plots.interpolations, lines, output / "interpolations.png", what)
 
 
 def latent_space(model, x, y, output):
@@ -241,10 +249,11 @@ def latent_space(model, x, y, output):
     if not finite.any():  # of a model that has diverged
         return
     codes, labels = codes[finite], None if labels is None else labels[finite]
-    path = plots.latent_scatter(codes, labels, output / "latents.png")
     left_out = int((~finite).sum())
     not_finite = f", {left_out:,} of which are not finite and left out" if left_out else ""
-    yield path, f"latent space of the test images{not_finite}"
+    what = f"latent space of the test images{not_finite}"
+    path, near = output / "latents.png", {"embedding": "tsne"}
+    yield _drawn(plots.latent_scatter, codes, labels, path, what, **near)
     if model.latent_shape == (2,) and model.condition is None:
         # Where a prior says where codes lie; an autoencoder's lie where they happen to.
         limit = 3.0 if isinstance(model, BaseVAE) else float(np.abs(codes).max()) or 1.0
@@ -270,8 +279,8 @@ def _groups(model, images, output, seed):
 
     rows = np.stack([originals, *map(means_below, counts)], axis=1)
     titles = ["original", *(f"{count} of {groups}" for count in counts)]
-    path = plots.image_rows(rows, titles, output / "groups.png")
-    yield path, "groups at the top from the image, all below at their prior's mean"
+    what = "groups at the top from the image, all below at their prior's mean"
+    yield _drawn(plots.image_rows, rows, titles, output / "groups.png", what)
 
     # The top scale's groups of one image, eight times; all below drawn anew.
     top = sum(scale == model.scales[0] for scale in model.scales)
@@ -279,5 +288,6 @@ def _groups(model, images, output, seed):
     new = [model.sample(8, seed=seed, fixed=fixed) for fixed in held[: len(images)]]
     new = map(model.domain.pictures, new)
     rows = np.stack([np.concatenate([originals[i : i + 1], x]) for i, x in enumerate(new)])
-    path = plots.image_rows(rows, ["original", *["drawn"] * 8], output / "fixed_top.png")
-    yield path, "the top scale of the image at the left, all below drawn from the prior"
+    titles, what = ["original", *["drawn"] * 8], "the top scale of the image at the left, all "
+    what += "below drawn from the prior"
+    yield _drawn(plots.image_rows, rows, titles, output / "fixed_top.png", what)

@@ -5,14 +5,14 @@ import numpy as np
 from vae_zoo.lab.canvas import TRAINING, figure_of, save, tidy
 
 
-def density(x, new, log_prob, path, points=200):
+def density(x, new, log_prob, path=None, points=200):
     """Points of the plane, the density of a model, and what it draws, side by side.
 
     Args:
         x: data (n, 2).
         new: samples of the model (m, 2).
         log_prob: function of NumPy points (k, 2) -> (k,), nats.
-        path: the PNG to write.
+        path: of the picture, or None; see `plots`.
         points: int, at which the density is taken along each axis.
     """
     x, new = np.asarray(x), np.asarray(new)
@@ -33,12 +33,12 @@ def density(x, new, log_prob, path, points=200):
     return save(figure, path)
 
 
-def steps(points, path, columns=5):
+def steps(points, path=None, columns=5):
     """Points on their way through a chain of maps, each in the colour of where it began.
 
     Args:
         points: list of (n, 2), before the first map and after each.
-        path: the PNG to write.
+        path: of the picture, or None; see `plots`.
         columns: int, panels in a row.
     """
     points = [np.asarray(x) for x in points]

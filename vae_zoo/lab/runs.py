@@ -1,11 +1,10 @@
 """A run, from data to numbers: what the recipes of all families share.
 
-`claim` looks at the folder, `splits` reads a data set, `fit` trains with a progress bar, `report`
-measures, draws and saves.
+`claim` looks at the folder, `splits` reads a data set, `fit` trains and prints a line an epoch,
+`report` measures, draws and saves.
 """
 
 import functools
-import os
 import pathlib
 import platform
 
@@ -14,8 +13,8 @@ import numpy as np
 
 from vae_zoo import data, files
 from vae_zoo.engine.batches import Batches
-from vae_zoo.lab import console, plots, transfer
-from vae_zoo.lab.callbacks import NoticeCollapse, TensorBoard
+from vae_zoo.lab import console, plots, terms, transfer
+from vae_zoo.lab.callbacks import EpochLines, NoticeCollapse, TensorBoard
 from vae_zoo.lab.checkpoint import Checkpoint, seconds_of
 from vae_zoo.lab.evaluate import labels_of, latents, measure
 from vae_zoo.lab.measure import spread
@@ -46,7 +45,7 @@ def splits(dataset, image_size=None, binary=False, static=False):
         bar = console.progress("reading images")
         x, y = data.load(dataset, split, image_size=image_size, progress=bar)
         if binary and split == "train" and not transfer.black_and_white(x[:500]):
-            print(
+            console.note(
                 f"{dataset} is not black and white: what is modelled are bits drawn from its levels"
                 " (--likelihood discretized_logistic or gaussian models the levels)"
             )
@@ -123,6 +122,7 @@ def fitted_prior(model, kind, train, seed=0):
     of `prior_of_latents`."""
     if kind != "mixture":
         return model
+    console.heading("Fitting the prior: a mixture of Gaussians")
     return model.with_prior(prior_of_latents(kind, model, train, seed=seed))
 
 
@@ -184,7 +184,7 @@ def prior_of_latents(
     density.compile(keras.optimizers.Adam(rate, **averages(1.0, -(-len(z[0]) // 128))))
     how = {"epochs": epochs, "batch_size": 128, "seed": seed, "patience": 10}
     how |= {"output": output, "resume": resume, "couplings": couplings, "units": units}
-    fit(density, *((part, None) for part in z), **how)
+    fit(density, *((part, None) for part in z), title="Fitting the prior", **how)
     return density if kind == "flow" else priors.SecondStage(density)
 
 
@@ -205,6 +205,7 @@ def fit(
     seconds=None,
     keep="best",
     steps_per_epoch=None,
+    title="Training",
     **settings,
 ):
     """Trains, and keeps the weights of the best validation epoch.
@@ -229,6 +230,7 @@ def fit(
         keep: "best", of all epochs, or "last", whatever validation says.
         steps_per_epoch: int, batches after which an epoch ends; None for all.
         seconds: float, stop at the end of the epoch in which training has taken so long.
+        title: str, what this training is; a line that says so comes first.
         **settings: all else that the run was started with: a resumed run must have the same.
 
     Returns:
@@ -250,8 +252,13 @@ def fit(
     how = {"augment": augment, "steps": steps_per_epoch}
     batches = Batches(*train, batch_size=batch_size, seed=seed, **how)
     held_out = Batches(*validation, batch_size=batch_size, shuffle=False)
+    term, unit = terms.name(model.monitor), terms.unit(model.monitor, model.logged)
+    console.heading(
+        f"{title}: {type(model).__name__}, {model.count_params():,} parameters, {epochs:,} epochs "
+        f"of {len(batches):,} steps; {term} in {unit}"
+    )
     if (rising := settings.get("warmup_epochs", 0)) > epochs:
-        print(
+        console.note(
             f"The warm-up of {rising} epochs is longer than the training of {epochs}: the KL ends "
             f"with {epochs / rising:.0%} of its weight"
         )
@@ -269,25 +276,26 @@ def fit(
         checkpoint.load()
     watching = [TensorBoard(output / "tensorboard")] if tensorboard else []
     watching += watchers(model, validation, epochs)
-    # One line an epoch where nobody watches: a progress bar would fill a log file.
-    verbose = "auto" if os.isatty(1) else 2
-    model.fit(
-        batches,
-        epochs=epochs,
-        initial_epoch=epochs if checkpoint.stopped else checkpoint.epoch,
-        validation_data=held_out,
-        callbacks=[*averaging, stopping, checkpoint, *watching],
-        verbose=verbose,
-    )
+    lines = EpochLines(monitor)
+    try:
+        model.fit(
+            batches,
+            epochs=epochs,
+            initial_epoch=epochs if checkpoint.stopped else checkpoint.epoch,
+            validation_data=held_out,
+            callbacks=[*averaging, stopping, checkpoint, lines, *watching],
+            verbose=0,
+        )
+    finally:
+        lines.close()
     history = checkpoint.history
-    values = np.array(history[monitor])
+    values, term = history[monitor], f"val {term}"
     if keep == "last":
-        print(f"Epoch {len(values)}, the last, is kept: {monitor} {values[-1]:.2f}")
-    elif np.isnan(values).all():
-        print(f"No epoch of {len(values)} has a {monitor} that is a number: the run has diverged")
+        print(f"Epoch {len(values)}, the last, is kept: {term} {values[-1]:.2f}")
+    elif (best := terms.best_epoch(history, monitor)) is None:
+        print(f"No epoch of {len(values)} has a {term} that is a number: the run has diverged")
     else:
-        best = (np.nanargmax if mode == "max" else np.nanargmin)(values)
-        print(f"Best epoch {best + 1} of {len(values)}: {monitor} {values[best]:.2f}")
+        print(f"Best epoch {best} of {len(values)}: {term} {values[best - 1]:.2f}")
     return history
 
 
@@ -315,21 +323,12 @@ def settings_of_prior(settings, name="prior"):
     """What `fit` takes for a prior over the latents of a run with these settings: `prior_epochs` of
     them, in a folder of its own; it stops once it learns the training latents by heart."""
     output = pathlib.Path(settings["output"], name)
-    return {**settings, "epochs": settings["prior_epochs"], "patience": 5, "output": output}
+    title = f"Fitting the {' of the '.join(name.split('_'))}"
+    own = {"epochs": settings["prior_epochs"], "patience": 5, "output": output, "title": title}
+    return {**settings, **own}
 
 
-def report(
-    model,
-    train,
-    test,
-    history,
-    settings,
-    importance_samples=0,
-    *,
-    elbo_samples=16,
-    beside=None,
-    command=None,
-):
+def report(model, train, test, history, settings, importance_samples=0, beside=None, command=None):
     """Measures on the test split; writes the model, its numbers and its pictures; prints a table.
 
     Args:
@@ -339,7 +338,6 @@ def report(
         settings: dict, what the run was started with; `settings["output"]` is the folder for
             `model.keras`, `config.json`, `numbers.json`, `history.csv` and pictures.
         importance_samples: int, k of the importance-weighted bound; 0 leaves it out.
-        elbo_samples: int, draws of z per image that the ELBO is averaged over.
         beside: dict, name -> number, of what else was measured.
         command: str, what gives this run; None for the command line of this process.
 
@@ -349,28 +347,29 @@ def report(
     output = pathlib.Path(settings["output"])
     (x_train, _), (x, y) = train, test
     model.save(output / "model.keras")
+    console.heading(f"Measuring on the test split: {len(x):,} examples")
     numbers = measure(
         model,
         np.asarray(x[:]),
         labels_of(model, y),
         num_samples=importance_samples,
-        elbo_samples=elbo_samples,
         x_train=x_train,
         progress=console.progress("importance sampling"),
     )
     numbers |= beside or {}
     files.write_json(output / "numbers.json", numbers)
     seconds = sum(map(seconds_of, [output, *output.glob("prior*/")]))
-    files.write_json(output / "config.json", _config(model, settings, history, seconds, x, command))
-    print()
+    config = _config(model, settings, history, seconds, x, command)
+    files.write_json(output / "config.json", config)
     console.table(numbers)  # before anything is drawn
+    drawn = plots.curves(history, output / "curves.png", monitor=monitored(model)[0])
     written = [
         (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),
         (output / "checkpoint.npz", "what --resume goes on from"),
         (output / "history.csv", "every logged term, epoch by epoch"),
         (output / "config.json", "settings, versions, fingerprint of the test images"),
         (output / "numbers.json", "the numbers above"),
-        (plots.curves(history, output / "curves.png"), "every term, training and validation"),
+        (drawn, "every term, training and validation"),
         *pictures(model, x, y, output, settings.get("seed", 0)),
     ]
     if settings.get("tensorboard"):

@@ -8,6 +8,7 @@ copied. Differs from the paper as `sketch_rnn.py` does.
 import keras
 import numpy as np
 
+from vae_zoo.engine.checks import check_count
 from vae_zoo.models.drawing import Drawing
 from vae_zoo.models.kinds import Density
 from vae_zoo.parts import strokes
@@ -83,6 +84,8 @@ class SketchDecoder(Drawing, Density):
 
     def sample(self, n, y=None, seed=None, temperature=1.0):
         """n new sketches, NumPy (n, points + 1, 5); args as of `complete`."""
+        self.check_labels(y)
+        check_count(n)
         return self.complete(np.zeros((n, 0, 5)), temperature, seed)
 
     def complete(self, begun, temperature=1.0, seed=None):
