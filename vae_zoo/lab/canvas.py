@@ -60,7 +60,13 @@ def enlarged(image, scale):
 
 
 def sheet(tiles, path=None, caption=None, titles=None, labels=()):
-    """Draw tiles of uint8 (rows, columns, height, width, 3) pixel by pixel, and the words around.
+    """Write a picture of tiles, see `page`."""
+    vector = path is not None and Path(path).suffix.lower() in SUFFIXES[1:]
+    return save(page(tiles, caption, titles, labels, vector), path)
+
+
+def page(tiles, caption=None, titles=None, labels=(), vector=False):
+    """A figure of uint8 tiles (rows, columns, height, width, 3), pixel by pixel, and words around.
 
     `titles` stand above the tiles, in order, as far as they reach; `labels` stand at the left of
     the rows, over and over, with some space between one set of labels and the next.
@@ -93,21 +99,20 @@ def sheet(tiles, path=None, caption=None, titles=None, labels=()):
         words.append((MARGIN, bottom + LINE * (number + 0.5), line, "left"))
     page_height = bottom + (LINE * len(lines) + MARGIN if lines else 0)
 
-    page = np.full((page_height, page_width, 3), 255, "uint8")
+    pixels = np.full((page_height, page_width, 3), 255, "uint8")
     for tile, (y, x) in zip(tiles.reshape(-1, *tiles.shape[2:]), places, strict=True):
-        page[y : y + height, x : x + width] = enlarged(tile, scale)
+        pixels[y : y + height, x : x + width] = enlarged(tile, scale)
     figure = figure_of(page_width, page_height)
-    if path is not None and Path(path).suffix.lower() in SUFFIXES[1:]:
-        # Pixels of their own, which a file that scales would else draw anew.
+    if vector:  # pixels of their own, which a file that scales would else draw anew
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
-        axes.imshow(page, aspect="auto", interpolation="none")
+        axes.imshow(pixels, aspect="auto", interpolation="none")
     else:
-        figure.figimage(page)
+        figure.figimage(pixels)
     style = {"fontsize": 8, "color": INK, "va": "center", "parse_math": False}
     for x, y, text, align in words:
         figure.text(x / page_width, 1 - y / page_height, text, ha=align, **style)
-    return save(figure, path)
+    return figure
 
 
 def figure_of(width, height, **kwargs):
@@ -157,20 +162,6 @@ def tidy(axes):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def animate(figures, path, milliseconds=120):
-    """Write figures of one size as the frames of a GIF that goes on for ever."""
-    from PIL import Image
-
-    frames, content = [], io.BytesIO()
-    for figure in figures:
-        figure.savefig(drawn := io.BytesIO(), format="png", dpi=DPI)
-        frames.append(Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE))
-    how = {"duration": milliseconds, "loop": 0, "optimize": True}
-    frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], **how)
-    files.write_bytes(path, content.getvalue())
-    return Path(path)
-
-
 def save(figure, path=None):
     """Write a figure, whole or not at all; equal figures give equal bytes.
 
@@ -182,7 +173,6 @@ def save(figure, path=None):
         the path; without one the figure, which a notebook shows.
     """
     from matplotlib import rc_context
-    from PIL import Image
 
     if path is None:
         return figure
@@ -191,13 +181,29 @@ def save(figure, path=None):
     if kind not in SUFFIXES:
         raise ValueError(f"A picture must end in {', '.join(SUFFIXES)}. Received: {path}")
     if kind == ".png":
-        figure.savefig(drawn, format="png", dpi=DPI)
-        return write(Image.open(drawn), path)
+        return write(_drawn(figure), path)
     dates = {"CreationDate": None} if kind == ".pdf" else {"Date": None}
     with rc_context({"svg.hashsalt": "vae_zoo"}):
         figure.savefig(drawn, format=kind[1:], metadata=dates)
     files.write_bytes(path, drawn.getvalue())
     return path
+
+
+def animate(figures, path, milliseconds=120):
+    """Write figures of one size as the frames of a GIF that goes on for ever."""
+    frames = [_drawn(figure).convert("RGB").quantize(64, dither=0) for figure in figures]
+    content, how = io.BytesIO(), {"duration": milliseconds, "loop": 0, "optimize": True}
+    frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], **how)
+    files.write_bytes(path, content.getvalue())
+    return Path(path)
+
+
+def _drawn(figure):
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    return Image.open(drawn)
 
 
 def write(image, path):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vae_zoo.lab import charts, disentanglement, factor_numbers
-from vae_zoo.lab.canvas import animate, in_rows, rgb, sheet
+from vae_zoo.lab.canvas import animate, in_rows, page, rgb, sheet
 
 VALUES = np.linspace(-2.0, 2.0, 9)  # of a latent, whose prior is N(0, 1)
 CLEAR = 0.1  # nats of a latent, and its share of a factor's entropy, to be named by the factor
@@ -41,7 +41,7 @@ def pictures(model, x, factors, names, output, num_images=10_000, seed=0):
         path = sheet(tiles, output / "traversals.png", titles=values, labels=labels)
         yield path, "one latent a row, by its KL, at values from -2 to 2; the others stay"
         steps = [*range(len(VALUES)), *range(len(VALUES) - 2, 0, -1)]
-        frames = [sheet(in_rows(tiles[:, i], 5), titles=titles) for i in steps]
+        frames = [page(in_rows(tiles[:, i], 5), titles=titles) for i in steps]
         yield animate(frames, output / "traversals.gif"), "the same, moving"
     path = output / "mutual_information.png"
     yield charts.information(shares[order], labels, told, path), "what a latent tells of a factor"

@@ -25,8 +25,10 @@ from vae_zoo.models.gaussian_mixture import GaussianMixture
 from vae_zoo.models.kinds import BaseVAE
 from vae_zoo.models.real_nvp import RealNVP
 from vae_zoo.parts import domains, likelihoods, priors
+from vae_zoo.parts.schedules import averages, scheduled
 
-__all__ = ["claim", "fit", "fitted_prior", "hold", "report", "splits", "trained_on"]
+__all__ = ["averages", "claim", "fit", "fitted_prior", "hold", "report", "scheduled", "splits"]
+__all__ += ["trained_on"]
 
 
 def splits(dataset, image_size=None, binary=False, static=False):
@@ -59,39 +61,6 @@ def splits(dataset, image_size=None, binary=False, static=False):
         kind += f" of {classes} class" + ("es" if classes > 1 else "")
     print(f"{dataset}: {train:,} train, {validation:,} validation, {test:,} test {kind}")
     return parts
-
-
-def scheduled(learning_rate, schedule, epochs, n, batch_size):
-    """`learning_rate`, decayed to a hundredth over all updates of a run.
-
-    Args:
-        learning_rate: float, at the start.
-        schedule: "cosine" (half a period), "linear", "exponential" or "constant" (no decay).
-        epochs, n, batch_size: ints, of the run; n training images.
-    """
-    steps, schedules = max(1, epochs * -(-n // batch_size)), keras.optimizers.schedules
-    if schedule == "constant":
-        return learning_rate
-    if schedule == "cosine":
-        return schedules.CosineDecay(learning_rate, steps, alpha=0.01)
-    if schedule == "linear":
-        return schedules.PolynomialDecay(learning_rate, steps, 0.01 * learning_rate)
-    if schedule == "exponential":
-        return schedules.ExponentialDecay(learning_rate, steps, 0.01)
-    raise ValueError(
-        f"`schedule` must be cosine, linear, exponential or constant. Received: {schedule}"
-    )
-
-
-def averages(epochs, steps_per_epoch):
-    """What an optimizer of Keras takes to keep averages of the weights, which are then validated
-    and kept; a dict.
-
-    Args:
-        epochs: float, how far they reach back; 0 keeps none.
-        steps_per_epoch: int.
-    """
-    return {"use_ema": epochs > 0, "ema_momentum": 1 - 1 / (1 + epochs * steps_per_epoch)}
 
 
 def prior(kind, latent_shape, images, components=100, couplings=8, units=64, seed=None):
@@ -204,8 +173,8 @@ def fit(
     augment=None,
     seconds=None,
     keep="best",
-    steps_per_epoch=None,
     title="Training",
+    steps_per_epoch=None,
     **settings,
 ):
     """Trains, and keeps the weights of the best validation epoch.
@@ -328,7 +297,18 @@ def settings_of_prior(settings, name="prior"):
     return {**settings, **own}
 
 
-def report(model, train, test, history, settings, importance_samples=0, beside=None, command=None):
+def report(
+    model,
+    train,
+    test,
+    history,
+    settings,
+    importance_samples=0,
+    *,
+    elbo_samples=16,
+    beside=None,
+    command=None,
+):
     """Measures on the test split; writes the model, its numbers and its pictures; prints a table.
 
     Args:
@@ -338,6 +318,7 @@ def report(model, train, test, history, settings, importance_samples=0, beside=N
         settings: dict, what the run was started with; `settings["output"]` is the folder for
             `model.keras`, `config.json`, `numbers.json`, `history.csv` and pictures.
         importance_samples: int, k of the importance-weighted bound; 0 leaves it out.
+        elbo_samples: int, draws of z per image that the ELBO is averaged over.
         beside: dict, name -> number, of what else was measured.
         command: str, what gives this run; None for the command line of this process.
 
@@ -353,14 +334,14 @@ def report(model, train, test, history, settings, importance_samples=0, beside=N
         np.asarray(x[:]),
         labels_of(model, y),
         num_samples=importance_samples,
+        elbo_samples=elbo_samples,
         x_train=x_train,
         progress=console.progress("importance sampling"),
     )
     numbers |= beside or {}
     files.write_json(output / "numbers.json", numbers)
     seconds = sum(map(seconds_of, [output, *output.glob("prior*/")]))
-    config = _config(model, settings, history, seconds, x, command)
-    files.write_json(output / "config.json", config)
+    files.write_json(output / "config.json", _config(model, settings, history, seconds, x, command))
     console.table(numbers)  # before anything is drawn
     drawn = plots.curves(history, output / "curves.png", monitor=monitored(model)[0])
     written = [

@@ -1,4 +1,4 @@
-"""KL-weight schedules that Keras lacks.
+"""Schedules of the weight of the KL, and of the learning rate of a run.
 
 Every `beta` of the zoo is a float or a `keras.optimizers.schedules.LearningRateSchedule`: a
 function of the optimizer's `iterations`, saved and restored with the model. A linear warm-up
@@ -103,3 +103,36 @@ class Approach(Settled, LearningRateSchedule):
 
     def get_config(self):
         return {"beta": self.beta, "start": self.start, "decay": self.decay}
+
+
+def scheduled(learning_rate, schedule, epochs, n, batch_size):
+    """`learning_rate`, decayed to a hundredth over all updates of a run.
+
+    Args:
+        learning_rate: float, at the start.
+        schedule: "cosine" (half a period), "linear", "exponential" or "constant" (no decay).
+        epochs, n, batch_size: ints, of the run; n training images.
+    """
+    steps, schedules = max(1, epochs * -(-n // batch_size)), keras.optimizers.schedules
+    if schedule == "constant":
+        return learning_rate
+    if schedule == "cosine":
+        return schedules.CosineDecay(learning_rate, steps, alpha=0.01)
+    if schedule == "linear":
+        return schedules.PolynomialDecay(learning_rate, steps, 0.01 * learning_rate)
+    if schedule == "exponential":
+        return schedules.ExponentialDecay(learning_rate, steps, 0.01)
+    raise ValueError(
+        f"`schedule` must be cosine, linear, exponential or constant. Received: {schedule}"
+    )
+
+
+def averages(epochs, steps_per_epoch):
+    """What an optimizer of Keras takes to keep averages of the weights, which are then validated
+    and kept; a dict.
+
+    Args:
+        epochs: float, how far they reach back; 0 keeps none.
+        steps_per_epoch: int.
+    """
+    return {"use_ema": epochs > 0, "ema_momentum": 1 - 1 / (1 + epochs * steps_per_epoch)}
