@@ -78,7 +78,8 @@ RANGES = {
     **dict.fromkeys(("patience", "importance_samples", "restart"), _at_least(0)),
     **dict.fromkeys(("beta", "free_bits", "commitment", "beta_tc", "gamma"), _at_least(0)),
     **dict.fromkeys(
-        ("learning_rate", "old_learning_rate", "encoder_learning_rates", "skip_threshold"),
+        ("learning_rate", "old_learning_rate", "encoder_learning_rates", "skip_threshold")
+        + ("factor_learning_rate",),
         (lambda value: value > 0, "must be more than 0"),
     ),
     "kernel_size": (lambda value: value >= 3 and value % 2, "must be odd, 3 or more"),
