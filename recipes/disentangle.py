@@ -34,6 +34,11 @@ import keras
 FAMILIES = ("vae", "beta_vae", "beta_tc_vae", "factor_vae")
 SHOWN = ("mig_lib", "mig_chen", "factor_vae_score", "dci_disentanglement", "sap")
 SHOWN += ("total_correlation", "rate", "distortion")
+OWN = {  # settings of one family only
+    "beta": "beta_vae",
+    "beta_tc": "beta_tc_vae",
+    **dict.fromkeys(("gamma", "discriminator_units", "factor_learning_rate"), "factor_vae"),
+}
 VALIDATION = 2000  # images that each epoch is judged by
 
 
@@ -54,6 +59,7 @@ def disentangle(
     gamma=35.0,
     discriminator_units=(256, 256, 256, 256),
     learning_rate=1e-3,
+    factor_learning_rate=5e-4,
     full_metrics=False,
     output="output/disentangle",
     resume=False,
@@ -78,6 +84,7 @@ def disentangle(
         gamma: weight of the total correlation in factor_vae
         discriminator_units: widths of the discriminator of factor_vae; six of 1000 in the paper
         learning_rate: of Adam; of the discriminator's too, whose moments are .5 and .9
+        factor_learning_rate: of the VAE in factor_vae, so slow that the discriminator keeps up
         full_metrics: numbers of the whole set, with as many images and trees as their sources have,
             which take minutes a run
         output: folder; each run has a folder of its own in it, and one alone is there itself
@@ -90,7 +97,8 @@ def disentangle(
         raise ValueError(f"--families must be of {', '.join(FAMILIES)}. Received: {received}")
     alone = len(families) * len(seeds) == 1
     plan = [
-        {"family": family, "seed": seed, **of_runs}
+        {"family": family, "seed": seed}
+        | {name: value for name, value in of_runs.items() if OWN.get(name, family) == family}
         | {"output": output if alone else str(pathlib.Path(output, f"{family}_{seed}"))}
         for seed in seeds
         for family in families
@@ -140,8 +148,8 @@ def train(settings, train, validation, test, whole):
     elif family == "factor_vae":
         widths = settings["discriminator_units"]
         model = FactorVAE(**networks, gamma=settings["gamma"], discriminator_units=widths)
-        moments = {"beta_1": 0.5, "beta_2": 0.9}
-        model.compile(adam, keras.optimizers.Adam(settings["learning_rate"], **moments))
+        judge = keras.optimizers.Adam(settings["learning_rate"], beta_1=0.5, beta_2=0.9)
+        model.compile(keras.optimizers.Adam(settings["factor_learning_rate"]), judge)
     else:
         model = ConvVAE(**networks, beta=settings["beta"] if family == "beta_vae" else 1.0)
         model.compile(adam)

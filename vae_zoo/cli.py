@@ -57,7 +57,6 @@ def _is_size(value):
 # several numbers each is tested. What a user sets wrong is refused before anything is read.
 RANGES = {
     **dict.fromkeys(("epochs", "prior_epochs", "batch_size", "steps"), _at_least(1)),
-    **dict.fromkeys(("steps_per_epoch", "discriminator_units"), _at_least(1)),
     **dict.fromkeys(("latent_dim", "hidden", "filters", "units", "latents"), _at_least(1)),
     "encoder_units": _at_least(1),
     **dict.fromkeys(("dropout", "stretch", "drop"), _share),
@@ -67,7 +66,7 @@ RANGES = {
     **dict.fromkeys(("trials", "labels", "draws", "devices", "rounds"), _at_least(1)),
     **dict.fromkeys(("couplings", "prior_couplings", "prior_units", "components"), _at_least(1)),
     **dict.fromkeys(("prior_components", "pseudo_inputs", "points", "number"), _at_least(1)),
-    "parts": _at_least(1),
+    **dict.fromkeys(("parts", "steps_per_epoch", "discriminator_units"), _at_least(1)),
     **dict.fromkeys(("patch_size", "levels"), _at_least(2)),
     "images": (lambda value: not isinstance(value, int) or value >= 1, "must be 1 or more"),
     "sigma": (lambda value: 0 <= value <= 255, "must be 0 to 255"),
@@ -78,7 +77,8 @@ RANGES = {
     **dict.fromkeys(("patience", "importance_samples", "restart"), _at_least(0)),
     **dict.fromkeys(("beta", "free_bits", "commitment", "beta_tc", "gamma"), _at_least(0)),
     **dict.fromkeys(
-        ("learning_rate", "old_learning_rate", "encoder_learning_rates", "skip_threshold"),
+        ("learning_rate", "old_learning_rate", "encoder_learning_rates", "skip_threshold")
+        + ("factor_learning_rate",),
         (lambda value: value > 0, "must be more than 0"),
     ),
     "kernel_size": (lambda value: value >= 3 and value % 2, "must be odd, 3 or more"),
