@@ -12,13 +12,15 @@ MODELS = {
     "dense": FAMILIES["dense_gaussian_learned"].make,
     "colour": conv(COLOUR, likelihood="discretized_logistic", blocks=1),
     "autoencoder": FAMILIES["autoencoder_conv"].make,
+    "conditional": FAMILIES["conditional_dense"].make,
 }
 
 
-def run(path, x):
+def run(path, *arrays):
     session = onnxruntime.InferenceSession(str(path))
-    (given,), (made,) = session.get_inputs(), session.get_outputs()
-    return given.name, made.name, session.run(None, {given.name: x})[0]
+    given, (made,) = session.get_inputs(), session.get_outputs()
+    names = [one.name for one in given]
+    return names, made.name, session.run(None, dict(zip(names, arrays, strict=True)))[0]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -28,12 +30,14 @@ def test_files_compute_what_the_model_does(name, tmp_path):
     encoder, decoder = export.to_onnx(model, tmp_path / "onnx")
     for n in (1, 5):  # any number of images
         x = images(n, model.shape, seed=n) / np.float32(255)
-        given, made, z = run(encoder, x)
-        assert (given, made) == ("image", "latent")
-        np.testing.assert_allclose(z, model.encode(x), atol=1e-4)
-        given, made, decoded = run(decoder, z)
-        assert (given, made) == ("latent", "image")
-        np.testing.assert_allclose(decoded, model.decode(z), atol=1e-4)
+        y = () if model.condition is None else (np.int32(np.arange(n) % model.condition.levels),)
+        labels = ["label"] * len(y)
+        given, made, z = run(encoder, x, *y)
+        assert (given, made) == (["image", *labels], "latent")
+        np.testing.assert_allclose(z, model.encode(x, *y), atol=1e-4)
+        given, made, decoded = run(decoder, z, *y)
+        assert (given, made) == (["latent", *labels], "image")
+        np.testing.assert_allclose(decoded, model.decode(z, *y), atol=1e-4)
     assert {path.name for path in (tmp_path / "onnx").iterdir()} == {"encoder.onnx", "decoder.onnx"}
 
 

@@ -243,6 +243,7 @@ def test_labels_go_all_the_way(tmp_path):
     "message, use",
     {
         "needs labels.*in 0..9. Received: y=None": lambda m, x, y: m.encode(x),
+        "needs labels: `y` must be": lambda m, x, y: m.sample(),
         "needs labels": lambda m, x, y: m.fit(x, verbose=0),
         "needs labels.*Received": lambda m, x, y: m.evaluate(x, verbose=0),
         r"`y` must be.*values in \[0, 10\]": lambda m, x, y: m.encode(x, y=np.append(y[1:], 10)),

@@ -11,15 +11,15 @@ import numpy as np
 from vae_zoo import quiet
 from vae_zoo.engine import BACKEND, backend
 from vae_zoo.models.kinds import LatentModel
-from vae_zoo.parts.domains import Arrays
+from vae_zoo.parts.domains import Arrays, Symbols
 
 
 def to_onnx(model, folder):
     """Writes `encoder.onnx` (images -> latents) and `decoder.onnx` (latents -> images).
 
     They do what `model.encode` and `model.decode` do, for any number of images, in float32; the
-    input and the output of each are called "image" and "latent". On JAX a process of its own does
-    it on TensorFlow.
+    input and the output of each are called "image" and "latent". Of a model with labels both take
+    a second input, "label". On JAX a process of its own does it on TensorFlow.
 
     Args:
         model: `LatentModel` with one group of float latents.
@@ -34,9 +34,9 @@ def to_onnx(model, folder):
     """
     if not isinstance(model, LatentModel):
         raise ValueError(f"`model` must have latents. Received: a {type(model).__name__}")
-    if not isinstance(model.latent_domain, Arrays) or model.condition is not None:
+    if not isinstance(model.latent_domain, Arrays):
         raise ValueError(
-            "`model` must have one group of float latents, and no labels. "
+            "`model` must have one group of float latents. "
             f"Received: a {type(model).__name__} of latents {model.latent_shape}"
         )
     needed = {"tensorflow": "tf2onnx", "torch": "onnxscript", "jax": "tf2onnx"}
@@ -51,11 +51,14 @@ def to_onnx(model, folder):
             _on_tensorflow(model, partial)
         else:
 
-            def encode(x):
-                return model.infer(model.domain.tensor(x))
+            def encode(x, *y):
+                return model.infer(model.domain.tensor(x), *map(model.prepare_labels, y))
 
-            _export(model, encode, model.domain.shape, "image", made[0])
-            _export(model, model.generate, model.latent_shape, "latent", made[1])
+            def decode(z, *y):
+                return model.generate(z, *map(model.prepare_labels, y))
+
+            _export(model, encode, "image", model.domain, made[0])
+            _export(model, decode, "latent", model.latent_domain, made[1])
             _name_output(made[0], "latent")
             _name_output(made[1], "image")
         for new, path in zip(made, names):
@@ -64,21 +67,26 @@ def to_onnx(model, folder):
 
 
 class _Function(keras.Model):
-    """A function of one tensor, as Keras exports models; it holds the model whose weights it reads,
-    or PyTorch would not find them."""
+    """A function of tensors, as Keras exports models; it holds the model whose weights it reads, or
+    PyTorch would not find them."""
 
     def __init__(self, model, function):
         super().__init__(name="function")
         self.whole, self.function, self.built = model, function, True
 
-    def call(self, x):
-        return self.function(x)
+    def call(self, x, *y):
+        return self.function(x, *y)
 
 
-def _export(model, function, shape, name, path):
+def _export(model, function, name, domain, path):
+    inputs = {name: domain} if model.condition is None else {name: domain, "label": model.condition}
+    types = ["int32" if isinstance(each, Symbols) else "float32" for each in inputs.values()]
     whole = _Function(model, function)
-    whole(np.zeros((2, *shape), "float32"))
-    signature = [keras.InputSpec(shape=(None, *shape), dtype="float32", name=name)]
+    whole(*(np.zeros((2, *each.shape), dtype) for each, dtype in zip(inputs.values(), types)))
+    signature = [
+        keras.InputSpec(shape=(None, *each.shape), dtype=dtype, name=name)
+        for (name, each), dtype in zip(inputs.items(), types)
+    ]
     with quiet.exporting():
         whole.export(path, format="onnx", input_signature=signature, verbose=False)
 

@@ -355,6 +355,8 @@ class BaseVAE(LatentModel):
         Returns:
             NumPy float32 (n, *shape) in data space.
         """
+        if n is None and y is None:
+            self.check_labels(y)  # which says where they are needed
         n = len(y) if n is None and np.ndim(y) else n
         check_count(n)
         y = self._repeated(y, n)
