@@ -82,6 +82,17 @@ ANCHORS = {
             samples=5000,
         )
     },
+    **dict.fromkeys(
+        ("beta_tc_vae_shapes", "factor_vae_shapes"),
+        {
+            "mig_lib": anchor(
+                0.15,
+                "Locatello et al. 2019, arXiv:1811.12359, medians of .10 to .20 on dSprites",
+                "64×64 images drawn from the original masters, five factors, 300,000 steps",
+                compared=False,
+            )
+        },
+    ),
     "iwae_mnist": {
         "nll_iw5000": anchor(
             84.90,

@@ -31,6 +31,13 @@ COLUMNS = {
     ),
     "links: AUC, AP": (r"link_auc(_parts)?", r"link_ap(_parts)?"),
     "sketches: l_r, of a Markov chain": ("l_r", "l_r_markov_1"),
+    "factors: MIG-lib, MIG-chen, FactorVAE, DCI, SAP": (
+        "mig_lib",
+        "mig_chen",
+        "factor_vae_score",
+        "dci_disentanglement",
+        "sap",
+    ),
     "probe: codes, pixels, untrained": (
         "probe_accuracy",
         "probe_accuracy_pixels",
@@ -52,8 +59,9 @@ PROTOCOLS = (
     "prior, of samples from uniform codes (VQ-VAE) or from a mixture of Gaussians fitted to the "
     "latents, and of validation images. Links: held-out ones told from pairs without one, the mean "
     "over random choices. l_r: nats of a sketch / N_max, given z where there is one, and the same "
-    "of a chain of order 1. Probe: accuracy of a linear classifier of the latents, of pixels, of an"
-    " untrained encoder's latents. Everything else of an entry stands in its card."
+    "of a chain of order 1. Factors: how far latents keep them apart, each by the code that it is "
+    "named after; DCI is its disentanglement. Probe: accuracy of a linear classifier of latents, "
+    "of pixels, of an untrained encoder's latents. Everything else of an entry stands in its card."
 )
 # What the short table has of an entry: the first of these that it was measured by.
 HEADLINES = {
