@@ -155,7 +155,8 @@ def tune(
         + ("better" if better > 0 else "NOT better")
         + f" by {abs(better):.2f}\n"
     )
-    cli.rows([{k: v for k, v in row.items() if k != "status"} for row in rows[:10]])
+    failed = any(row["status"] != "COMPLETED" for row in rows[:10])
+    cli.rows([{k: v for k, v in row.items() if failed or k != "status"} for row in rows[:10]])
     print()
     files = [
         (output / "best" / "model.keras", "the best trial's model, and beside it its card"),
