@@ -399,7 +399,9 @@ def test_a_wheel_brings_the_entries(tmp_path):
     subprocess.run([*install, "--target", tmp_path / "site"], check=True)
     code = (
         "import json, vae_zoo; from vae_zoo import zoo; names = zoo.names();"
-        "print(json.dumps([vae_zoo.__file__, names, [zoo.load(n).name for n in names[:1]]]))"
+        "from vae_zoo.__main__ import recipes; scripts = [path.name for path in recipes()];"
+        "loaded = [zoo.load(n).name for n in names[:1]];"
+        "print(json.dumps([vae_zoo.__file__, names, loaded, scripts]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -409,9 +411,10 @@ def test_a_wheel_brings_the_entries(tmp_path):
         text=True,
         check=True,
     )
-    file, names, loaded = json.loads(done.stdout.splitlines()[-1])
+    file, names, loaded, scripts = json.loads(done.stdout.splitlines()[-1])
     assert file.startswith(str(tmp_path / "site"))
     assert names == ENTRIES and len(loaded) == min(1, len(names))
+    assert scripts == sorted(path.name for path in (ROOT / "recipes").glob("*.py"))
     assert vae_zoo.__file__ != file
 
 

@@ -48,9 +48,9 @@ def signal_to_noise(ratios, ks, path=None):
     for name, values in ratios.items():
         axes.plot(ks, values, marker="o", markersize=4, label=name)
     axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.set_xticks(ks, map(str, ks))
     axes.minorticks_off()
+    axes.set_ylim(bottom=0)
     axes.set(xlabel="k, draws of the bound", ylabel="|mean| / standard deviation")
     axes.grid(alpha=0.25, linewidth=0.6)
     legend(figure, axes)
