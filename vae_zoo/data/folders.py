@@ -36,7 +36,7 @@ SPLITS = {
 FEWEST = 20  # readable images that a model can be trained and judged on at all
 # What PIL raises on damaged files, and on ones too large to be meant.
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, LookupError)
-UNREADABLE += (OverflowError, MemoryError, TypeError)
+UNREADABLE += (OverflowError, MemoryError)
 UNREADABLE += (Image.DecompressionBombError, Image.DecompressionBombWarning)
 MOST_PIXELS = 2**26  # of an image; 8192 x 8192
 MANY_PIXELS = 2**22  # of an image that is read while no other is
@@ -225,7 +225,10 @@ def _opened(file):
         if pixels > MOST_PIXELS:
             raise ValueError(f"{pixels:,} pixels, above the limit of {MOST_PIXELS:,}")
         with ONE_AT_A_TIME if pixels > MANY_PIXELS else contextlib.nullcontext():
-            image.load()
+            try:
+                image.load()
+            except TypeError as error:  # Pillow's, over the damaged tags of a TIFF
+                raise ValueError(str(error)) from None
             yield ImageOps.exif_transpose(image)
 
 
