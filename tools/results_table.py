@@ -163,7 +163,8 @@ def page_of(card):
             value = " ".join(filter(None, digits(n["value"], spread)))
             how = (n["protocol"] or "").replace("|", r"\|")
             rows.append(f"| {key} | {value} | {n['unit'] or ''} | {how} |")
-    pictures = sorted(path.name for path in (zoo.FOLDER / name).glob("*.png"))
+    files = sorted((zoo.FOLDER / name).iterdir())
+    pictures = [path.name for path in files if path.suffix in (".png", ".gif")]
     return "\n".join(
         [
             "---",
@@ -193,7 +194,7 @@ def page_of(card):
             f"    {card['command']}",
             "",
             *([card["note"], ""] if card.get("note") else []),
-            *(f"![{picture.removesuffix('.png')}]({picture})" for picture in pictures),
+            *(f"![{picture.partition('.')[0]}]({picture})" for picture in pictures),
             "",
         ]
     )
