@@ -62,7 +62,9 @@ def test_a_card_says_where_its_model_comes_from(name):
         assert np.isfinite(number["value"]).all(), metric
         if "anchor" in number:
             fields = {"value", "source", "differs", "samples", "compared"}
-            assert set(number["anchor"]) == fields and number["standard_error"] > 0, metric
+            assert set(number["anchor"]) == fields, metric
+            if number["anchor"]["compared"]:  # by a gap, which has an error
+                assert number["standard_error"] > 0, metric
         if metric in ("elbo", "nll") or "_iw" in metric:
             one = card["class"] == "GraphVAE"  # a graph is one example
             assert (number["images"] > 1) != one, metric
