@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from vae_zoo import cli, folders, load_model, metrics, plots
+from vae_zoo import cli, folders, load_model, metrics, plots, runs
 from vae_zoo.restoration import estimated_noise, restore
 
 SETTINGS = ("sigma", "fast", "checkpoint", "seed", "images")  # which a benchmark goes on with
@@ -45,7 +45,9 @@ def denoise(
         resume: go on with a benchmark that was killed
     """
     settings = {key: value for key, value in locals().items() if key in SETTINGS}
-    prior, output = load_model(checkpoint, compile=False), pathlib.Path(output)
+    output = pathlib.Path(output)
+    runs.hold(output)
+    prior = load_model(checkpoint, compile=False)
     if benchmark is not None:
         return _benchmark(prior, benchmark, settings, output, resume)
     clean = None

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import vae_zoo
-from vae_zoo import cli, data, patches
+from vae_zoo import cli, data, files, patches
 from vae_zoo.lab.pictures import NAMES
 
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
@@ -482,7 +482,7 @@ def test_denoise_restores_a_picture_of_the_users_own(patch_prior, tmp_path, caps
         assert picture.size == (50, 60) and picture.mode == "RGB"
 
 
-def test_denoise_measures_a_folder_and_goes_on(patch_prior, tmp_path, capsys):
+def test_denoise_measures_a_folder_and_goes_on(patch_prior, tmp_path, capsys, monkeypatch):
     recipe = runpy.run_path(str(RECIPES / "denoise.py"))
     clean = recipe["_photograph"]()[..., 0]
     for i in range(3):
@@ -520,6 +520,10 @@ def test_denoise_measures_a_folder_and_goes_on(patch_prior, tmp_path, capsys):
             cli.run(recipe["denoise"], [*settings[:2], "--image", image])
         error = capsys.readouterr().err
         assert words in error and len(error.splitlines()) == 1
+    monkeypatch.setattr(files, "lock", lambda *_: "process 7")
+    with pytest.raises(SystemExit):
+        cli.run(recipe["denoise"], settings[:2])
+    assert "is in use by another run (process 7)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
