@@ -3,12 +3,10 @@
 It takes trained models from the zoo and the citations of Cora from $VAE_ZOO_DATA.
 """
 
-import io
 import pathlib
 import sys
 
 import numpy as np
-from PIL import Image
 
 from vae_zoo import cli, data, zoo
 from vae_zoo.lab import canvas
@@ -46,11 +44,7 @@ def poster(output=str(ROOT / "recipes" / "systems.png"), seed=0):
         else:
             axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="none")
         figure.text(x + 1 / 6, y + 0.012, words, ha="center", fontsize=9, color=canvas.INK)
-    page = io.BytesIO()
-    figure.savefig(page, format="png")
-    small, page = io.BytesIO(), Image.open(page).convert("RGB")
-    page.quantize(255, Image.Quantize.MAXCOVERAGE, 1).save(small, "PNG", optimize=True)
-    cli.write_bytes(output, small.getvalue())
+    canvas.save(figure, output, limit=150_000)
     print(f"{output}  six systems of the zoo")
 
 
@@ -81,6 +75,7 @@ def _samples(name, n, seed):
 
 def _denoised(seed, sigma=40):
     """The left half with noise of `sigma` grey levels, the right one without it."""
+    from PIL import Image
     from sklearn.datasets import load_sample_image
 
     clean = np.asarray(Image.fromarray(load_sample_image("china.jpg")).convert("L"))

@@ -9,14 +9,13 @@
 """
 
 import difflib
-import pathlib
 import re
 import runpy
 import sys
 
-# Beside the package in a checkout, inside of it where a wheel was installed.
-FOLDERS = [pathlib.Path(__file__).parents[i] / "recipes" for i in (0, 1)]
-FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[1])
+from vae_zoo import files
+
+FOLDER = files.bundled("recipes")
 # Recipes that train no family of their own, and so are commands themselves.
 COMMANDS = ("classify", "denoise", "disentangle", "evaluate", "fine_tune", "priors", "tune")
 

@@ -113,6 +113,13 @@ def lock(folder, holder):
     return None
 
 
+def bundled(name):
+    """Path of a folder that travels with the package: inside of it where a wheel was installed, in
+    a checkout beside it."""
+    inside, beside = (pathlib.Path(__file__).parents[i] / name for i in (0, 1))
+    return inside if inside.is_dir() else beside
+
+
 def release_empty():
     """Lets go of the folders that hold nothing but this process's lock, and removes them."""
     for path in list(_HELD):

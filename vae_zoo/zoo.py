@@ -25,9 +25,7 @@ from vae_zoo.models.kinds import Density, LatentModel, given
 from vae_zoo.models.links import LinkPrediction
 from vae_zoo.models.sketch_rnn import SketchRNN
 
-# Beside the package in a checkout, inside of it where a wheel was installed.
-FOLDERS = [pathlib.Path(__file__).parents[i] / "saved_models" for i in (0, 1)]
-FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[1])
+FOLDER = files.bundled("saved_models")
 CLASSIFIER = "classifier_"  # entries whose names begin so are what `cnn_fid` takes features from
 
 

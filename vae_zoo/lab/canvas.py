@@ -162,12 +162,13 @@ def tidy(axes):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure, path=None):
+def save(figure, path=None, limit=LIMIT):
     """Write a figure, whole or not at all; equal figures give equal bytes.
 
     Args:
         figure: of Matplotlib.
         path: of the file: a PNG, or a PDF or an SVG where the suffix says so. None writes nothing.
+        limit: int, bytes that a PNG stays below.
 
     Returns:
         the path; without one the figure, which a notebook shows.
@@ -181,7 +182,7 @@ def save(figure, path=None):
     if kind not in SUFFIXES:
         raise ValueError(f"A picture must end in {', '.join(SUFFIXES)}. Received: {path}")
     if kind == ".png":
-        return write(_drawn(figure), path)
+        return write(_drawn(figure), path, limit)
     dates = {"CreationDate": None} if kind == ".pdf" else {"Date": None}
     with rc_context({"svg.hashsalt": "vae_zoo"}):
         figure.savefig(drawn, format=kind[1:], metadata=dates)
@@ -206,12 +207,12 @@ def _drawn(figure):
     return Image.open(drawn)
 
 
-def write(image, path):
-    """Write a PIL image as a PNG of less than `LIMIT` bytes.
+def write(image, path, limit=LIMIT):
+    """Write a PIL image as a PNG of less than `limit` bytes.
 
     Without loss if that is small enough; else in fewer colours, and at last in fewer pixels.
     """
-    content = next(c for c in map(_png, _versions(image.convert("RGB"))) if len(c) < LIMIT)
+    content = next(c for c in map(_png, _versions(image.convert("RGB"), limit)) if len(c) < limit)
     files.write_bytes(path, content)
     return Path(path)
 
@@ -222,7 +223,7 @@ def _png(image):
     return content.getvalue()
 
 
-def _versions(image):
+def _versions(image, limit):
     """An image, first as it is, then with ever less in it; what is magenta stays so."""
     from PIL import Image
 
@@ -234,7 +235,7 @@ def _versions(image):
         for colours in (255, 127, 63, 31):
             how = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
             # k-means makes the colours right and the file larger, and takes seconds.
-            if len(_png(smaller.quantize(colours, **how))) < LIMIT:
+            if len(_png(smaller.quantize(colours, **how))) < limit:
                 yield _marked(smaller.quantize(colours, kmeans=1, **how), undefined)
 
 

@@ -102,8 +102,8 @@ class Search(keras_tuner.HyperModel):
     """A family, a data set and an objective, as KerasTuner's `HyperModel`.
 
     A trial is trained on the training images, stopped early, measured and judged on the validation
-    images; test images are not looked at, but by the objectives of factors, which are of 10,000
-    images of the whole set and no part of any training.
+    images; test images are not looked at, but by the objectives of factors, which draw 10,000
+    images of the whole set.
 
     Args:
         family: name in `FAMILIES`; or, of a family of one's own, a function of (hp, shape, seed
