@@ -7,7 +7,7 @@ Models". The task of its section 5.1, a quarter of a digit given, the rest drawn
     python recipes/conditional_vae.py --quadrants 1 --prior-kind learned
 """
 
-from vae_zoo import ConditionalVAE, cli, likelihoods, runs, schedules
+from vae_zoo import ConditionalVAE, cli, data, likelihoods, runs, schedules
 
 # isort: split
 # After the package, which says in one line what is missing.
@@ -94,7 +94,7 @@ def conditional_vae(
     static = static or quadrants > 0
     parts = runs.splits(dataset, image_size, binary=binary, static=static)
     if quadrants:
-        parts = [(x, given_part(np.asarray(x), quadrants)) for x, _ in parts]
+        parts = [(x, data.given_part(np.asarray(x), quadrants)) for x, _ in parts]
     train, validation, test = parts
     images, y = train
     if y is None:
@@ -124,16 +124,6 @@ def conditional_vae(
 
     history = runs.fit(model, train, validation, **settings)
     return runs.report(model, train, test, history, settings, importance_samples)
-
-
-def given_part(x, quadrants):
-    """Images with all but the quarters that are given black, uint8 (n, height, width, channels)."""
-    row, column = (size // 2 for size in x.shape[1:3])
-    known = np.zeros(x.shape[1:3], bool)
-    known[row:, :column] = True
-    known[:row, :column] = quadrants > 1
-    known[row:, column:] = quadrants > 2
-    return np.where(known[..., None], x, 0).astype(x.dtype)
 
 
 if __name__ == "__main__":

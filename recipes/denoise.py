@@ -1,7 +1,8 @@
 """Denoise a picture of your own: `python recipes/denoise.py --image picture.png --sigma 25`
 
-`--help` lists the settings. Without an image it takes a photograph, with noise put in; `--benchmark
-FOLDER` measures over clean images. Zoran and Weiss 2011, ICCV.
+`--help` lists the settings. `--blur 1.6` sharpens what is blurred, `--mask holes.png` fills in what
+is missing. Without an image it takes a photograph and does the damage itself; `--benchmark FOLDER`
+measures over clean images. Zoran and Weiss 2011, ICCV.
 """
 
 import io
@@ -11,15 +12,19 @@ import time
 
 import numpy as np
 
-from vae_zoo import cli, folders, load_model, metrics, plots, runs
+from vae_zoo import cli, folders, load_model, metrics, operators, plots, runs
 from vae_zoo.restoration import estimated_noise, restore
 
-SETTINGS = ("sigma", "fast", "checkpoint", "seed", "images")  # which a benchmark goes on with
+# Which a benchmark goes on with.
+SETTINGS = ("sigma", "blur", "missing", "fast", "checkpoint", "seed", "images")
 
 
 def denoise(
     image: str = None,
     sigma: float = None,
+    blur: float = None,
+    mask: str = None,
+    missing: float = None,
     checkpoint="gmm_patches_bsds",
     fast=True,
     benchmark: str = None,
@@ -32,8 +37,12 @@ def denoise(
 
     Args:
         image: the picture, of any common format; a photograph with noise put in if left out
-        sigma: standard deviation of the noise, of 255 grey levels; estimated if left out, and 25
-            where noise is put in
+        sigma: standard deviation of the noise, of 255 grey levels. Left out, that of a picture of
+            yours is estimated, and where noise is put in it is 25, or 2 on what is blurred. Where
+            pixels are missing it is 0, which leaves the others as they are
+        blur: standard deviation, in pixels, of a Gaussian blur that is undone
+        mask: a picture as large as image: what is white there is missing, and is filled in
+        missing: share of the pixels to take out at random, where no image is given
         checkpoint: the name of an entry of the zoo, a run (a folder with model.keras in it), or a
             file, of a Gaussian mixture of patches or of a VAE of patches without their mean
         fast: fewer patches and eigenvectors, several times as fast for a hundredth of a dB or two;
@@ -45,36 +54,38 @@ def denoise(
         resume: go on with a benchmark that was killed
     """
     settings = {key: value for key, value in locals().items() if key in SETTINGS}
+    if blur and (mask or missing):
+        raise ValueError("--blur is undone, or holes are filled in, not both at once")
+    if (image and missing) or (mask and not image):
+        raise ValueError("--mask goes with an --image, --missing with none")
     output = pathlib.Path(output)
     runs.hold(output)
     prior = load_model(checkpoint, compile=False)
+    if sigma is None and (not image or mask):
+        settings["sigma"] = sigma = 0 if mask or missing else 2 if blur else 25
     if benchmark is not None:
         return _benchmark(prior, benchmark, settings, output, resume)
-    clean = None
     if image is None:
-        settings["sigma"] = sigma = 25 if sigma is None else sigma
         clean = _photograph()
-        y = with_noise(clean, sigma, seed)
+        y, operator = damaged(clean, settings, seed)
+        clean = operator.within(clean)
     else:
-        try:
-            y = folders.read(image) / 255.0
-        except FileNotFoundError:
-            raise
-        except folders.UNREADABLE as error:
-            raise ValueError(f"{image} is no sound image: {error}") from None
-    known = sigma is not None
-    sigma = sigma if known else 255 * estimated_noise(y)
-    print(f"Noise of {sigma:.1f} grey levels{'' if known else ', as estimated'}")
+        clean, y = None, _read(image)
+        operator = operator_of(blur, mask and _known(mask, y))
+    estimate = sigma is None
+    sigma = 255 * estimated_noise(y) if estimate else sigma
+    print(f"Noise of {sigma:.1f} grey levels{', as estimated' if estimate else ''}")
     start = time.monotonic()
-    x = restore(y, prior, sigma / 255, fast=fast, progress=cli.progress("denoising"))
-    numbers = {"seconds": _number(time.monotonic() - start, "s", "to denoise the picture")}
-    shown = {"noisy": y, "denoised": x}
+    x = restored(y, operator, prior, settings | {"sigma": sigma}, cli.progress("restoring"))
+    numbers = {"seconds": _number(time.monotonic() - start, "s", "to restore the picture")}
+    what = "blurred" if blur else "holes" if mask or missing else "noisy"
+    shown = {what: y, "denoised" if what == "noisy" else "restored": x}
     if clean is not None:
         shown["clean"] = clean / 255.0
-        numbers |= {f"{key}_noisy": n for key, n in quality(y, clean).items()}
+        numbers |= {f"{key}_{what}": n for key, n in quality(y, clean).items()}
         numbers |= quality(x, clean)
     files = [
-        (_written(x, output / "denoised.png"), "the denoised picture"),
+        (_written(x, output / "denoised.png"), "the restored picture"),
         (_strip(shown, output), "before and after: the picture, and its middle enlarged"),
     ]
     cli.write_json(output / "numbers.json", numbers)
@@ -82,11 +93,31 @@ def denoise(
     return numbers
 
 
-def with_noise(clean, sigma, seed):
-    """float64 image of a uint8 one and white noise of sigma grey levels; neither clipped nor
-    rounded."""
-    noise = np.random.default_rng(seed).normal(0, sigma, clean.shape)
-    return (clean + noise) / 255
+def operator_of(blur, known):
+    """What was done to a picture before the noise came."""
+    if blur:
+        return operators.Blur(operators.gaussian_kernel(blur), periodic=False)
+    return operators.Identity() if known is None else operators.Mask(known)
+
+
+def damaged(clean, settings, seed):
+    """A uint8 image (height, width, channels) blurred or with holes, and with noise, float64 and
+    neither clipped nor rounded; and the operator that did it."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0, settings["sigma"], clean.shape)
+    missing = settings["missing"]
+    operator = operator_of(
+        settings["blur"], rng.random(clean.shape[:2]) >= missing if missing else None
+    )
+    planes = np.moveaxis(np.float64(clean), -1, 0)
+    y = np.stack([operator.forward(plane) for plane in planes], axis=-1)
+    return (y + operator.within(noise)) / 255, operator
+
+
+def restored(y, operator, prior, settings, progress=None):
+    """The most probable image, as large as y."""
+    sigma, fast = settings["sigma"] / 255, settings["fast"]
+    return operator.within(restore(y, prior, sigma, operator, fast=fast, progress=progress))
 
 
 def quality(x, clean):
@@ -106,7 +137,6 @@ def _benchmark(prior, folder, settings, output, resume):
         raise ValueError(f"--benchmark must be a folder of images. Received: {folder}")
     some = settings["images"] or len(files)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(some, len(files))).astype(int)]
-    settings["sigma"] = sigma = 25 if settings["sigma"] is None else settings["sigma"]
     path, rows = output / "benchmark.json", {}
     if resume and path.is_file():
         before = json.loads(path.read_text())
@@ -117,16 +147,17 @@ def _benchmark(prior, folder, settings, output, resume):
     for i, file in enumerate(files):
         if file.name not in rows:
             clean = folders.read(file)
-            y = with_noise(clean, sigma, settings["seed"] + i)
+            y, operator = damaged(clean, settings, settings["seed"] + i)
             start = time.monotonic()
-            x = restore(y, prior, sigma / 255, fast=settings["fast"])
-            seconds = time.monotonic() - start
+            x = restored(y, operator, prior, settings)
+            seconds, clean = time.monotonic() - start, operator.within(clean)
             rows[file.name] = [n["value"] for n in quality(x, clean).values()] + [seconds]
             cli.write_json(path, {"settings": settings, "images": rows})
         psnr, ssim, seconds = rows[file.name]
         print(f"{file.name:<24} {psnr:7.2f} {ssim:7.4f} {seconds:8.1f}")
     table = np.array([rows[file.name] for file in files])
-    protocol = f"{len(files)} images, sigma = {sigma:g}, mean"
+    damage = ", ".join(f"{k} = {settings[k]:g}" for k in SETTINGS[:3] if settings[k] is not None)
+    protocol = f"{len(files)} images, {damage}, mean"
     errors = table.std(axis=0) / np.sqrt(len(table))
     numbers = {
         name: _number(value, unit, protocol, standard_error=error)
@@ -138,6 +169,24 @@ def _benchmark(prior, folder, settings, output, resume):
     print()
     cli.table(numbers, [(path, "the numbers of each image")])
     return numbers
+
+
+def _read(image):
+    try:
+        return folders.read(image) / 255.0
+    except FileNotFoundError:
+        raise
+    except folders.UNREADABLE as error:
+        raise ValueError(f"{image} is no sound image: {error}") from None
+
+
+def _known(mask, y):
+    """What a mask, white where pixels are missing, leaves of the image y: bool (height, width)."""
+    holes = _read(mask).mean(axis=-1) > 0.5
+    if holes.shape != y.shape[:2]:
+        size, own = ("×".join(map(str, a.shape[:2])) for a in (y, holes))
+        raise ValueError(f"--mask must be as large as --image, {size} pixels. Received: {own}")
+    return ~holes
 
 
 def _photograph():

@@ -15,6 +15,7 @@ def evaluate_model(
     path,
     dataset: str = None,
     image_size: tuple[int, ...] = None,
+    quadrants: int = None,
     importance_samples=1000,
     importance_images=1000,
     elbo_samples=16,
@@ -29,6 +30,8 @@ def evaluate_model(
         dataset: what to measure on; a folder knows what its model was trained on
         image_size: height,width (or height,width,channels) that its images are brought to; a folder
             knows this too
+        quadrants: 1 to 3, quarters of an image that are the condition of the rest; a folder knows
+            this too
         importance_samples: k of the importance-weighted NLL; 0 leaves it out
         importance_images: test images that it is taken over, spread over all; the
             entries of the zoo have 10,000, which take up to an hour
@@ -39,21 +42,21 @@ def evaluate_model(
         json_file: where to write the numbers
     """
     path = zoo.find(path)
+    data = {"dataset": dataset, "image_size": image_size, "quadrants": quadrants}
+    data = {name: value for name, value in data.items() if value}
     if not dataset:
-        dataset, size = runs.trained_on(path.parent)
-        image_size = image_size or size
+        data = runs.trained_on(path.parent) | data
     keras.utils.set_random_seed(seed)
     model = load_model(path, compile=False)
     numbers = evaluate(
         model,
-        dataset,
+        **data,
         importance_samples=importance_samples,
         importance_images=importance_images,
         elbo_samples=elbo_samples,
-        classifier=zoo.classifier(dataset, (*model.domain.shape, 1)[:3]),
+        classifier=zoo.classifier(data["dataset"], (*model.domain.shape, 1)[:3]),
         seed=seed,
         progress=cli.progress("importance sampling"),
-        image_size=image_size,
         with_factors=factors,
     )
     cli.table(numbers)

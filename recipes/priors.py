@@ -62,8 +62,8 @@ def compare_priors(
     runs.claim(settings)
     output, path = pathlib.Path(output), zoo.find(path)
     if not dataset:
-        dataset, size = runs.trained_on(path.parent)
-        image_size = image_size or size
+        known = runs.trained_on(path.parent)
+        dataset, image_size = known["dataset"], image_size or known.get("image_size")
     keras.utils.set_random_seed(seed)
     model = load_model(path, compile=False)
     is_vae, latents = isinstance(model, kinds.BaseVAE), getattr(model, "latent_domain", ())

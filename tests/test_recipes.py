@@ -417,6 +417,19 @@ def test_evaluate_knows_what_a_run_was_trained_on(tmp_path, capsys):
     assert "No file no/such/model.keras" in capsys.readouterr().err
 
 
+def test_a_part_of_an_image_as_the_condition_is_known_to_the_evaluation(tmp_path, capsys):
+    output, few = str(tmp_path / "run"), ["--importance-samples", "2", "--elbo-samples", "2"]
+    settings = ["--quadrants", "2", "--hidden", "8", "--latent-dim", "2", "--epochs", "1"]
+    reported = cli.run(FUNCTIONS["conditional_vae"], [*settings, *few[:2], "--output", output])
+    assert (tmp_path / "run" / "completions.png").is_file()
+    numbers = cli.run(FUNCTIONS["evaluate"], [output, *few])
+    nll = numbers["nll_given_y_iw2"]
+    assert nll["images"] == reported["nll_given_y_iw2"]["images"]
+    assert nll["value"] == pytest.approx(reported["nll_given_y_iw2"]["value"], rel=1e-4)
+    other = cli.run(FUNCTIONS["evaluate"], [output, *few, "--quadrants", "1"])
+    assert abs(other["elbo"]["value"] - numbers["elbo"]["value"]) > 1e-3
+
+
 def test_classify_learns_from_few_labels(tmp_path, capsys):
     classify = runpy.run_path(str(RECIPES / "classify.py"))["classify"]
     settings = ["--checkpoint", str(RECIPES.parent / "saved_models/dense_vae_mnist")]
@@ -480,6 +493,49 @@ def test_denoise_restores_a_picture_of_the_users_own(patch_prior, tmp_path, caps
     assert float(estimate[1]) == pytest.approx(20, rel=0.15)
     with Image.open(tmp_path / "out" / "denoised.png") as picture:
         assert picture.size == (50, 60) and picture.mode == "RGB"
+
+
+def test_denoise_undoes_a_blur_and_fills_holes_in(patch_prior, tmp_path, capsys):
+    recipe = runpy.run_path(str(RECIPES / "denoise.py"))
+    settings = ["--checkpoint", str(patch_prior), "--output", str(tmp_path / "out")]
+    numbers = cli.run(recipe["denoise"], [*settings, "--blur", "1.6"])
+    assert numbers["psnr"]["value"] > numbers["psnr_blurred"]["value"] + 1
+    numbers = cli.run(recipe["denoise"], [*settings, "--missing", "0.5"])
+    assert numbers["psnr"]["value"] > numbers["psnr_holes"]["value"] + 15
+    assert "Noise of 2.0 grey levels\n" in (printed := capsys.readouterr().out)
+    assert "Noise of 0.0 grey levels\n" in printed
+
+    # A picture of the user's own, with a scratch: all else stays as it is.
+    clean = recipe["_photograph"]()[100:160, 100:170, 0]
+    holes = np.zeros(clean.shape, "uint8")
+    holes[20:23, 5:60] = 255
+    Image.fromarray(np.maximum(clean, holes)).save(tmp_path / "mine.png")
+    Image.fromarray(holes).save(tmp_path / "holes.png")
+    own = ["--image", str(tmp_path / "mine.png"), "--mask", str(tmp_path / "holes.png")]
+    cli.run(recipe["denoise"], [*settings, *own])
+    with Image.open(tmp_path / "out" / "denoised.png") as picture:
+        filled = np.asarray(picture).astype(int)
+    np.testing.assert_array_equal(filled[holes == 0], clean[holes == 0])
+    grey = np.abs(clean.mean() - clean)[holes > 0].mean()
+    assert np.abs(filled - clean)[holes > 0].mean() < 0.5 * grey
+    cli.run(recipe["denoise"], [*settings, *own[:2], "--blur", "1"])
+    with Image.open(tmp_path / "out" / "denoised.png") as picture:
+        assert picture.size == (70, 60)
+    Image.fromarray(holes[1:]).save(tmp_path / "holes.png")
+    for wrong, words in (
+        (own, "--mask must be as large as --image, 60×70 pixels. Received: 59×70"),
+        (own[2:], "--mask goes with an --image, --missing with none"),
+        ([*own[:2], "--missing", "0.5"], "--mask goes with an --image, --missing with none"),
+        (["--missing", "0.5", "--blur", "1"], "not both at once"),
+        (["--missing", "1"], "--missing must be 0 or more, and less than 1"),
+        (["--blur", "0"], "--blur must be more than 0"),
+        (["--blur", "90"], "kernel"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            cli.run(recipe["denoise"], [*settings, *wrong])
+        error = capsys.readouterr().err
+        assert words in error and len(error.splitlines()) == 1
 
 
 def test_denoise_measures_a_folder_and_goes_on(patch_prior, tmp_path, capsys, monkeypatch):

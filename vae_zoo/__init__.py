@@ -64,9 +64,8 @@ from vae_zoo.zoo import load_model  # noqa: E402
 _WINGS = {
     "parts": ("distributions", "domains", "graphs", "layers", "likelihoods", "networks")
     + ("posteriors", "priors", "quantizers", "schedules", "strokes"),
-    "lab": ("chains", "disentanglement", "evaluate", "export", "gradients", "metrics", "plots")
-    + ("restoration", "runs")
-    + ("transfer", "tuning"),
+    "lab": ("chains", "disentanglement", "evaluate", "export", "gradients", "metrics", "operators")
+    + ("plots", "restoration", "runs", "transfer", "tuning"),
     "engine": ("distribute",),
     "data": ("factors", "folders", "patches"),
     "models": ("kinds",),

@@ -59,7 +59,7 @@ RANGES = {
     **dict.fromkeys(("epochs", "prior_epochs", "batch_size", "steps"), _at_least(1)),
     **dict.fromkeys(("latent_dim", "hidden", "filters", "units", "latents"), _at_least(1)),
     "encoder_units": _at_least(1),
-    **dict.fromkeys(("dropout", "stretch", "drop"), _share),
+    **dict.fromkeys(("dropout", "stretch", "drop", "missing"), _share),
     "annealing": ((lambda value: 0 < value < 1), "must be between 0 and 1"),
     **dict.fromkeys(("widths", "groups", "codes", "code_dim", "prior_filters"), _at_least(1)),
     **dict.fromkeys(("importance_images", "elbo_samples", "distribute"), _at_least(1)),
@@ -78,7 +78,7 @@ RANGES = {
     **dict.fromkeys(("beta", "free_bits", "commitment", "beta_tc", "gamma"), _at_least(0)),
     **dict.fromkeys(
         ("learning_rate", "old_learning_rate", "encoder_learning_rates", "skip_threshold")
-        + ("factor_learning_rate",),
+        + ("factor_learning_rate", "blur"),
         (lambda value: value > 0, "must be more than 0"),
     ),
     "kernel_size": (lambda value: value >= 3 and value % 2, "must be odd, 3 or more"),

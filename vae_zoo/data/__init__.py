@@ -16,6 +16,7 @@ from vae_zoo import archives, files
 from vae_zoo.data import folders, graphs, strokes, tfds
 from vae_zoo.data.digits import digits
 from vae_zoo.data.places import EMBEDDED, SOURCES, find
+from vae_zoo.data.quadrants import given_part
 from vae_zoo.data.shapes import Shapes, side_of
 from vae_zoo.data.tfds import SPLITS
 from vae_zoo.engine.batches import Batches
@@ -29,6 +30,7 @@ __all__ = [
     "binarize",
     "find",
     "fingerprint",
+    "given_part",
     "graph",
     "load",
 ]

@@ -68,6 +68,7 @@ def evaluate(
     seed=0,
     progress=None,
     image_size=None,
+    quadrants=None,
     with_factors=False,
 ):
     """All numbers of a model on the test split of a data set, and controls to read them by.
@@ -82,6 +83,7 @@ def evaluate(
             `cnn_fid` (see `zoo.classifier`).
         seed: int, of samples, mixtures and the random encoder.
         image_size: what images are brought to, see `data.load`.
+        quadrants: int, of a model of images given a part of them: see `data.given_part`.
         with_factors: bool, look for the data set's factors of variation in the latents, by the
             code of each source: minutes; see `factor_numbers`.
 
@@ -99,6 +101,7 @@ def evaluate(
     splits = {split: data.load(dataset, split, image_size=image_size) for split in data.SPLITS}
     (x_train, _), (x, y) = splits["train"], splits["test"]
     x = data.binarize(x) if model.sees_bits else x
+    y = data.given_part(np.asarray(x[:]), quadrants) if quadrants else y
     some = x_train[spread(len(x_train))]
     numbers = measure(
         model,

@@ -92,12 +92,13 @@ def clear(output):
 
 
 def trained_on(folder):
-    """The data set that the card of an entry or the config of a run names, and the size that its
-    images were brought to, or None."""
+    """What the card of an entry or the config of a run says of its data: a dict of `dataset` and,
+    where they were set, `image_size` and `quadrants`."""
     for name in ("card.json", "config.json"):
         file = pathlib.Path(folder, name)
         if file.is_file():
             settings = files.read_json(file).get("settings", {})
             if "dataset" in settings:  # fine-tuning is told of a folder of images
-                return settings["dataset"], settings.get("image_size")
+                names = ("dataset", "image_size", "quadrants")
+                return {name: settings[name] for name in names if settings.get(name)}
     raise ValueError(f"{folder} does not say what the model was trained on: pass --dataset")
