@@ -11,7 +11,7 @@ from PIL import Image
 import vae_zoo
 from vae_zoo import data, files, runs
 from vae_zoo.evaluate import evaluate, measure
-from vae_zoo.lab.pictures import pictures
+from vae_zoo.lab.pictures import pictures, shown
 from vae_zoo.lab.plots import latent_scatter
 
 RNG = np.random.default_rng(0)
@@ -50,6 +50,13 @@ def report(model, x, y, output):
     drawn = {path.stem for path, _ in pictures(model, x, y, output, 0)}
     assert drawn == {path.stem for path in output.glob("*.png")}
     return numbers, drawn
+
+
+def test_what_is_drawn_is_of_all_classes_of_a_sorted_set():
+    y = np.repeat(np.arange(10), 1000)
+    x, labels = shown(y[:, None], y)
+    assert len(x) == 5000 and (x[:, 0] == labels).all() and len(np.unique(labels[:20])) > 5
+    assert shown(y[:3], None)[1] is None
 
 
 def strict(path):

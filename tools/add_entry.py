@@ -327,6 +327,8 @@ def _of_patches(model, x_test, folder, denoising, fewer, n=50_000):
         how = "fast setting" if found["settings"]["fast"] else "exact setting"
         suffix = f"_sigma_{found['settings']['sigma']:g}"
         suffix += "" if found["settings"]["fast"] else "_exact"
+        damage = {key: found["settings"].get(key) for key in ("blur", "missing")}
+        suffix += "".join(f"_{key}_{value:g}" for key, value in damage.items() if value)
         for name, number in found["numbers"].items():
             numbers[name + suffix] = {**number, "protocol": f"{number['protocol']}, {how}"}
     return numbers

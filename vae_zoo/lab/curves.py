@@ -43,7 +43,7 @@ def curves(history, path=None, units=None, monitor=None, caption=None):
     panels = []
     for position, term in enumerate(shown, start=1):
         axes = figure.add_subplot(rows, columns, position)
-        _panel(axes, _both(history, term), epochs, logarithmic=term == "learning_rate")
+        _panel(axes, _both(history, term), epochs, term)
         name = terms.name(term)
         title = name if name.lower() == term.replace("_", " ") else f"{name} ({term})"
         axes.set_title(title, fontsize=10, color=INK, loc="left")
@@ -61,14 +61,15 @@ def curves(history, path=None, units=None, monitor=None, caption=None):
 def _both(history, term):
     """The curves of a term: those of training and of validation, as far as they say something."""
     names = {"training": term, "validation": f"val_{term}"}
-    if term in ("beta", "skipped"):  # which are of training alone
+    if term in ("beta", "skipped", "discriminator"):  # which are of training alone
         del names["validation"]
     return {label: history.get(name, np.empty(0)) for label, name in names.items()}
 
 
-def _panel(axes, both, epochs, logarithmic):
+def _panel(axes, both, epochs, term):
     from matplotlib.ticker import MaxNLocator
 
+    logarithmic, cut = term == "learning_rate", term not in ("learning_rate", "beta")
     gaps, drawn = 0, []
     for (label, values), colour in zip(both.items(), (TRAINING, VALIDATION)):
         if not values.size:
@@ -81,7 +82,7 @@ def _panel(axes, both, epochs, logarithmic):
         gaps += int(np.isnan(finite).sum())
         drawn.append(finite)
     first, limits = _cut(drawn)
-    if limits and not logarithmic:
+    if limits and cut:
         axes.set_ylim(limits)
         axes.set_title(f"from epoch {first} on", fontsize=7, color=INK, loc="right")
     if logarithmic:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from vae_zoo.lab import plots, svg
-from vae_zoo.lab.measure import held_out_links
+from vae_zoo.lab.measure import held_out_links, spread
 from vae_zoo.models.conditional_vae import ConditionalVAE
 from vae_zoo.models.hierarchical_vae import HierarchicalVAE
 from vae_zoo.models.kinds import BaseVAE, Density, LatentModel
@@ -26,13 +26,20 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # that sketches are drawn at
 CLASSES = 8  # columns of a sheet of samples by class
 
 
+def shown(x, y, most=5000):
+    """Examples to draw, and their labels or None: spread over all and mixed, as a set may be sorted
+    by class."""
+    rows = np.random.default_rng(0).permutation(spread(len(x), most))
+    return np.asarray(x[rows]), None if y is None else np.asarray(y[rows])
+
+
 @functools.singledispatch
 def pictures(model, x, y, output, seed):
     """Draws all pictures of a model, into the folder `output`.
 
     Args:
         model: trained model.
-        x, y: test examples, and their labels or None.
+        x, y: test examples, and their labels or None; see `shown`.
         output: path of a folder.
         seed: int, of samples.
 

@@ -19,7 +19,7 @@ from vae_zoo.lab.checkpoint import Checkpoint, seconds_of
 from vae_zoo.lab.evaluate import labels_of, latents, measure
 from vae_zoo.lab.measure import spread
 from vae_zoo.lab.output import claim, clear, hold, trained_on
-from vae_zoo.lab.pictures import pictures
+from vae_zoo.lab.pictures import pictures, shown
 from vae_zoo.models.dense_vae import DenseVAE
 from vae_zoo.models.gaussian_mixture import GaussianMixture
 from vae_zoo.models.kinds import BaseVAE
@@ -351,7 +351,7 @@ def report(
         (output / "config.json", "settings, versions, fingerprint of the test images"),
         (output / "numbers.json", "the numbers above"),
         (drawn, "every term, training and validation"),
-        *pictures(model, x, y, output, settings.get("seed", 0)),
+        *pictures(model, *shown(x, y), output, settings.get("seed", 0)),
     ]
     if settings.get("tensorboard"):
         written.append((output / "tensorboard", f"tensorboard --logdir {output / 'tensorboard'}"))
