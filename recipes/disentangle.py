@@ -165,7 +165,7 @@ def train(settings, train, validation, test, whole):
     full = settings["full_metrics"]
     how = {"num_images": None if full else 10_000, "fast": not full, "progress": cli.progress}
     numbers = factor_numbers.numbers(model, *whole, **how)
-    how = {"elbo_samples": 16 if full else 2, "beside": numbers}
+    how = {"elbo_samples": 16 if full else 2, "beside": numbers, "keep": "last"}
     command = cli.command(families=family, seeds=seed)
     runs.report(model, train, test, history, settings, command=command, **how)
 

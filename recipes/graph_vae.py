@@ -75,7 +75,7 @@ def graph_vae(
     model, (train, validation, test) = trained(0)
     how = {"batch_size": 1, "patience": epochs, "keep": "last"}
     history = runs.fit(model, train, validation, **how, **settings)
-    numbers = runs.report(model, train, test, history, settings)
+    numbers = runs.report(model, train, test, history, settings, keep="last")
     if graph.labels is not None:
         z, path = model.encode(*test)[0], pathlib.Path(output, "latents.png")
         plots.latent_scatter(z, graph.labels, path, "tsne", "Latents of the nodes, by class.")

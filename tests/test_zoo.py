@@ -97,7 +97,12 @@ def test_a_run_becomes_an_entry_with_the_numbers_of_other_seeds(tmp_path, monkey
     assert {k: n["value"] for k, n in after.items()} == {k: n["value"] for k, n in before.items()}
     assert after["elbo"]["seeds"] == seeds and after["nll_iw2"]["effective_samples"] > 1
     # Two models are compared image by image: one is itself, and a damaged one is told from it.
-    compare = runpy.run_path(str(ROOT / "tools" / "reproduce.py"))["compare"]
+    reproduce = runpy.run_path(str(ROOT / "tools" / "reproduce.py"))
+    compare, compare_parts = reproduce["compare"], reproduce["compare_parts"]
+    of_parts = {"link_auc_parts": {"value": 0.9, "standard_error": 0.01}}
+    for value, equal in ((0.93, True), (0.95, False)):  # of two errors of 0.01, three times
+        again = {"link_auc_parts": {"value": value, "standard_error": 0.01}}
+        assert compare_parts({"metrics": of_parts}, again, 3.0) == equal
     model, damaged = (zoo.load("dense_vae_digits") for _ in range(2))
     card = {**zoo.card("dense_vae_digits"), "metrics": after}
     assert compare(card, model, model, 3.0)

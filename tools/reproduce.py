@@ -42,7 +42,8 @@ def reproduce(name, output="output", errors=3.0):
     done = subprocess.run(command, cwd=ROOT, env={"KERAS_BACKEND": backend, **os.environ})
     if done.returncode:
         raise ValueError(f"The command of {name} ended with status {done.returncode}")
-    return compare(card, zoo.load(name), load_model(folder, compile=False), errors)
+    equal = compare(card, zoo.load(name), load_model(folder, compile=False), errors)
+    return compare_parts(card, files.read_json(folder / "numbers.json"), errors) and equal
 
 
 def command_of(card):
@@ -99,7 +100,7 @@ def compare(card, old, new, errors):
     )
     equal = True
     for metric in [*COMPARED, *[bound] * bool(bound)]:
-        if metric not in first:
+        if metric not in first or len(first[metric]["values"]) == 1:  # of a graph, see below
             continue
         difference = again[metric]["values"] - first[metric]["values"]
         of_images = difference.std(ddof=1) / math.sqrt(len(difference))
@@ -112,6 +113,21 @@ def compare(card, old, new, errors):
             f"{metric:<13} {first[metric]['value']:10.4f} of the entry, "
             f"{again[metric]['value']:10.4f} now, difference {difference.mean():+.4f}, "
             f"{'within' if within else 'NOT WITHIN'} ± {spread:.4f}"
+        )
+    return equal
+
+
+def compare_parts(card, again, errors):
+    """Of what was measured over random parts of a graph, a model each, the same; see `compare`."""
+    equal = True
+    for metric in (name for name in card["metrics"] if name.endswith("_parts")):
+        both = card["metrics"][metric], again[metric]
+        values, of_each = ([number[key] for number in both] for key in ("value", "standard_error"))
+        within = abs(values[1] - values[0]) <= (spread := errors * math.hypot(*of_each))
+        equal &= within
+        print(
+            f"{metric:<13} {values[0]:10.4f} of the entry, {values[1]:10.4f} now, difference "
+            f"{values[1] - values[0]:+.4f}, {'within' if within else 'NOT WITHIN'} ± {spread:.4f}"
         )
     return equal
 

@@ -91,7 +91,10 @@ def graph(name):
     `graphs.read` reads it, or the name of one in `$VAE_ZOO_DATA` or its folder `graphs`."""
     path = find(name)
     if not path and name != "communities":
-        raise ValueError(f"`name` must be a graph: communities, or a file. Received: {name!r}")
+        raise ValueError(
+            "`name` must be a graph: communities, a file, or a name of one in $VAE_ZOO_DATA "
+            f"({os.environ.get('VAE_ZOO_DATA')}). Received: {name!r}"
+        )
     return graphs.read(path) if path else graphs.communities()
 
 

@@ -92,7 +92,7 @@ def _panel(axes, both, epochs, term):
         middle = (low + high) / 2
         if high - low < 0.002 * abs(middle):  # rounding is no change
             axes.set_ylim(middle - 0.001 * abs(middle), middle + 0.001 * abs(middle))
-        axes.ticklabel_format(axis="y", useOffset=False)
+        axes.ticklabel_format(axis="y", useOffset=False, style="plain")
     axes.set_xlim(0.5, epochs + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axes.grid(alpha=0.25, linewidth=0.6)

@@ -308,6 +308,7 @@ def report(
     elbo_samples=16,
     beside=None,
     command=None,
+    keep="best",
 ):
     """Measures on the test split; writes the model, its numbers and its pictures; prints a table.
 
@@ -321,6 +322,7 @@ def report(
         elbo_samples: int, draws of z per image that the ELBO is averaged over.
         beside: dict, name -> number, of what else was measured.
         command: str, what gives this run; None for the command line of this process.
+        keep: "best" or "last", see `fit`: the best epoch is marked where it was kept.
 
     Returns:
         dict, name -> number, as `measure` does, those of `beside` too.
@@ -343,7 +345,8 @@ def report(
     seconds = sum(map(seconds_of, [output, *output.glob("prior*/")]))
     files.write_json(output / "config.json", _config(model, settings, history, seconds, x, command))
     console.table(numbers)  # before anything is drawn
-    drawn = plots.curves(history, output / "curves.png", monitor=monitored(model)[0])
+    monitor = monitored(model)[0] if keep == "best" else None
+    drawn = plots.curves(history, output / "curves.png", monitor=monitor)
     written = [
         (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),
         (output / "checkpoint.npz", "what --resume goes on from"),
