@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import runpy
+import warnings
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,14 @@ def test_a_card_says_where_its_model_comes_from(name):
             one = card["class"] == "GraphVAE"  # a graph is one example
             assert (number["images"] > 1) != one, metric
             assert ("samples" in number) == (metric != "nll"), metric
+
+
+def test_the_classifier_of_a_data_set_takes_images_without_a_warning():
+    classifier, x = zoo.classifier("mnist", (28, 28, 1)), np.zeros((2, 28, 28, 1), "float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that a list of one input was expected
+        assert classifier(x, training=False).shape == (2, 64)
+    assert zoo.classifier("mnist", (32, 32, 1)) is None and zoo.classifier("digits") is None
 
 
 def test_a_run_becomes_an_entry_with_the_numbers_of_other_seeds(tmp_path, monkeypatch, capsys):

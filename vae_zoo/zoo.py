@@ -71,7 +71,7 @@ def classifier(dataset, shape=None):
     model = keras.models.load_model(checked(name), compile=False)
     if shape is not None and tuple(model.input_shape[1:]) != tuple(shape):
         return None
-    return keras.Model(model.inputs, model.get_layer("features").output)
+    return keras.Model(model.inputs[0], model.get_layer("features").output)
 
 
 def checked(name):
