@@ -4,10 +4,10 @@ import json
 import os
 import pathlib
 import runpy
-import warnings
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import h5py
