@@ -144,15 +144,15 @@ def _(model: SketchRNN, x, y, output, seed):
     new = model.sample(64, seed=seed)
     what = "new sketches, at temperature 0.4"
     yield _drawn(plots.samples, draw(new), output / "samples.png", what)
-    x = np.asarray(x[:10])
-    again = [model.reconstruct(x, temperature=t, seed=seed) for t in TEMPERATURES]
-    rows = np.stack([x, *again], axis=1)
+    some = np.asarray(x[:10])
+    again = [model.reconstruct(some, temperature=t, seed=seed) for t in TEMPERATURES]
+    rows = np.stack([some, *again], axis=1)
     titles = ["original", *map(str, TEMPERATURES)]
     what = "test sketches, and the model's, by temperature"
     yield _drawn(plots.image_rows, draw(rows), titles, output / "reconstructions.png", what)
     yield svg.write_svg(rows, output / "reconstructions.svg"), "the same, to be scaled"
-    half = len(x) // 2
-    between = model.interpolate(x[:half], x[half : 2 * half], steps=8)
+    half = len(some) // 2
+    between = model.interpolate(some[:half], some[half : 2 * half], steps=8)
     path, what = output / "interpolations.png", "straight lines in latent space"
     yield _drawn(plots.interpolations, draw(between), path, what)
     yield from _completions(model, x, output, seed)
