@@ -5,13 +5,12 @@ The curves need a run's history, so they change only where the run that made an 
 """
 
 import pathlib
-import shutil
 import sys
 import tempfile
 
 import numpy as np
 
-from vae_zoo import cli, data, plots, runs, zoo
+from vae_zoo import cli, data, files, plots, runs, zoo
 from vae_zoo.lab.pictures import pictures, shown
 from vae_zoo.parts import domains
 
@@ -24,7 +23,7 @@ def draw_anew(names: tuple[str, ...] = ()):
     """
     for name in names or zoo.names():
         model, card, folder = zoo.load(name), zoo.card(name), zoo.FOLDER / name
-        if not isinstance(getattr(model, "domain", None), domains.Images):
+        if not isinstance(model.domain, domains.Images):
             continue
         settings = card["settings"]
         x, y = data.load(card["dataset"], "test", image_size=settings.get("image_size"))
@@ -40,7 +39,7 @@ def draw_anew(names: tuple[str, ...] = ()):
                 terms = {name: table[name] for name in table.dtype.names if name != "epoch"}
                 drawn.append(plots.curves(terms, new / "curves.png", **how))
             for path in drawn:
-                shutil.copy(path, folder / path.name)
+                files.write_bytes(folder / path.name, path.read_bytes())
         print(f"{name}: {', '.join(path.name for path in drawn)}", flush=True)
 
 

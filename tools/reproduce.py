@@ -107,13 +107,7 @@ def compare(card, old, new, errors):
         seeds = list(numbers[metric].get("seeds", {}).values())
         of_seeds = math.sqrt(2) * np.std(seeds, ddof=1) if len(seeds) > 1 else 0.0
         spread = errors * math.hypot(of_images, of_seeds)
-        within = abs(difference.mean()) <= spread
-        equal &= bool(within)
-        print(
-            f"{metric:<13} {first[metric]['value']:10.4f} of the entry, "
-            f"{again[metric]['value']:10.4f} now, difference {difference.mean():+.4f}, "
-            f"{'within' if within else 'NOT WITHIN'} ± {spread:.4f}"
-        )
+        equal &= said(metric, first[metric], again[metric], difference.mean(), spread)
     return equal
 
 
@@ -121,15 +115,20 @@ def compare_parts(card, again, errors):
     """Of what was measured over random parts of a graph, a model each, the same; see `compare`."""
     equal = True
     for metric in (name for name in card["metrics"] if name.endswith("_parts")):
-        both = card["metrics"][metric], again[metric]
-        values, of_each = ([number[key] for number in both] for key in ("value", "standard_error"))
-        within = abs(values[1] - values[0]) <= (spread := errors * math.hypot(*of_each))
-        equal &= within
-        print(
-            f"{metric:<13} {values[0]:10.4f} of the entry, {values[1]:10.4f} now, difference "
-            f"{values[1] - values[0]:+.4f}, {'within' if within else 'NOT WITHIN'} ± {spread:.4f}"
-        )
+        first, now = card["metrics"][metric], again[metric]
+        spread = errors * math.hypot(first["standard_error"], now["standard_error"])
+        equal &= said(metric, first, now, now["value"] - first["value"], spread)
     return equal
+
+
+def said(metric, first, again, difference, spread):
+    """Prints a number of an entry beside that of now: True if they differ by `spread` at most."""
+    within = bool(abs(difference) <= spread)
+    print(
+        f"{metric:<13} {first['value']:10.4f} of the entry, {again['value']:10.4f} now, "
+        f"difference {difference:+.4f}, {'within' if within else 'NOT WITHIN'} ± {spread:.4f}"
+    )
+    return within
 
 
 if __name__ == "__main__":

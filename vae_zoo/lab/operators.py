@@ -4,7 +4,6 @@ An operator says `forward(x)` = A x and `adjoint(y)` = A^T y of NumPy images (he
 it does not say better is solved by conjugate gradients with these two.
 """
 
-import functools
 import math
 
 import numpy as np
@@ -122,16 +121,19 @@ class Blur(Operator):
                 f"`kernel` must have odd sides. Received: a kernel of shape {self.kernel.shape}"
             )
         self.border = (0, 0) if periodic else tuple(n // 2 for n in self.kernel.shape)
-        self.transfer = functools.lru_cache(maxsize=4)(self.transfer)
+        self.transfers = {}  # by the size of an image
 
     def transfer(self, shape):
         """What the periodic convolution multiplies the Fourier transform of an image by."""
+        if shape in self.transfers:
+            return self.transfers[shape]
         padded = np.zeros(shape)
         rows, columns = self.kernel.shape
         if rows > shape[0] or columns > shape[1]:
             raise ValueError(f"`kernel` must be smaller than the image. Received: {rows}×{columns}")
         padded[:rows, :columns] = self.kernel
-        return fft.rfft2(np.roll(padded, (-(rows // 2), -(columns // 2)), axis=(0, 1)))
+        padded = np.roll(padded, (-(rows // 2), -(columns // 2)), axis=(0, 1))
+        return self.transfers.setdefault(shape, fft.rfft2(padded))
 
     def filtered(self, x, response):
         """An image times `response(transfer)` in Fourier space. Where what lies beyond the borders
