@@ -477,7 +477,7 @@ ROOMS = {
         {"__init__"},
         {"replicas", "recording", "private", "saving", "watch"},
         {"noise", "backend", "adam", "tracking"},
-        {"batches", "checks", "distribute", "functions"},
+        {"batches", "checks", "distribute", "functions", "interrupts"},
         {"fitting"},
         {"trainable"},
     ),

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import signal
 import traceback
 from functools import cache, partial
 
@@ -13,7 +14,7 @@ from keras import layers, ops
 import vae_zoo
 from vae_zoo import data
 from vae_zoo.engine import adam as adam_of_engine
-from vae_zoo.engine import backend
+from vae_zoo.engine import backend, interrupts
 
 BACKEND = keras.config.backend()
 X = np.random.default_rng(0).random((16, 4, 4, 1), dtype="float32")
@@ -213,6 +214,64 @@ def test_an_exception_in_fit_reaches_the_user_and_leaves_a_usable_model():
     with pytest.raises(KeyboardInterrupt):
         fit(model, callbacks=keras.callbacks.LambdaCallback(on_train_batch_end=stop))
     assert np.isfinite(fit(model)["loss"]).all()
+
+
+@pytest.fixture
+def handling():
+    """The handler of SIGINT and SIGTERM within a test."""
+
+    def handler(number, frame):
+        raise KeyboardInterrupt(number)
+
+    before = [(n, signal.signal(n, handler)) for n in (signal.SIGINT, signal.SIGTERM)]
+    yield handler
+    for number, other in before:
+        signal.signal(number, other)
+
+
+@pytest.mark.parametrize("method, step", [("fit", "train"), ("evaluate", "test")])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_within_a_step_waits_for_its_end(method, step, number, handling):
+    model = tiny()
+    model.compile("adam")
+    getattr(model, method)(X, batch_size=4, verbose=0)
+    whole = getattr(model, f"{step}_function")
+
+    def interrupted(*args):
+        outputs = whole(*args)
+        signal.raise_signal(number)
+        return outputs
+
+    setattr(model, f"{step}_function", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(model, method)(X, batch_size=4, verbose=0)
+    setattr(model, f"{step}_function", whole)
+    assert signal.getsignal(number) == handling
+    assert np.isfinite(fit(model)["loss"]).all() and np.isfinite(weights(model)).all()
+
+
+def test_a_second_interruption_does_not_wait_nor_does_one_after_the_last_step(handling):
+    with pytest.raises(KeyboardInterrupt), interrupts.interruptible([]):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second one waited")
+    with pytest.raises(KeyboardInterrupt), interrupts.interruptible([]):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("method", ["evaluate", "predict"])
+def test_an_error_between_two_batches_leaves_the_weights(method):
+    def batches():
+        yield (X[:4],)
+        yield (X[4:8],)
+        raise OSError("the disk is gone")
+
+    model = tiny()
+    model.compile("adam")
+    before = weights(model)
+    with pytest.raises(Exception, match="the disk is gone"):
+        getattr(model, method)(batches(), verbose=0)
+    np.testing.assert_array_equal(weights(model), before)
 
 
 # The optimizer.

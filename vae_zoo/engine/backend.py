@@ -383,17 +383,3 @@ def synchronize(model):
     """Puts the variables of a model that trains back, on JAX: what is assigned then counts."""
     if BACKEND == "jax":
         model.jax_state_sync()
-
-
-@contextlib.contextmanager
-def alive(variables):
-    """Context of Keras's `fit`, `evaluate` and `predict`: an error before their first step, which
-    on JAX takes the arrays of all variables away, leaves them where they were."""
-    before = [(v, v._value) for v in variables] if BACKEND == "jax" else []
-    try:
-        yield
-    except BaseException:
-        for variable, value in before:
-            if variable._value is None and value is not None and not value.is_deleted():
-                variable.assign(value)
-        raise

@@ -10,6 +10,7 @@ from vae_zoo import quiet
 from vae_zoo.engine import BACKEND, adam, backend, checks, replicas
 from vae_zoo.engine.batches import Batches
 from vae_zoo.engine.functions import NoisyModel
+from vae_zoo.engine.interrupts import alive, interruptible
 from vae_zoo.engine.recording import Recordings
 from vae_zoo.engine.tracking import GiveUpWhenAllSkipped
 
@@ -102,7 +103,7 @@ class FittedModel(NoisyModel):
             checked.append(x)
         optimizer = getattr(getattr(self, "optimizer", None), "variables", [])
         try:
-            with backend.alive([*self.variables, *self.metrics_variables, *optimizer]):
+            with alive(self, [*self.variables, *self.metrics_variables, *optimizer]):
                 yield checked
         except Exception:
             if refused:  # as an engine's error, if the engine reads the stream
@@ -203,13 +204,12 @@ class FittedModel(NoisyModel):
                 # It has an order of its own; Keras would deal its batches by the global seed, or
                 # warn that it cannot.
                 kwargs.setdefault("shuffle", False)
-            if not isinstance(callbacks, keras.callbacks.CallbackList):
-                callbacks = [*_as_list(callbacks), GiveUpWhenAllSkipped()]
-            try:
-                return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
-            finally:
-                if self.compiled:
-                    backend.own_buffers(self.optimizer.variables)
+            with interruptible(callbacks, GiveUpWhenAllSkipped()) as callbacks:
+                try:
+                    return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+                finally:
+                    if self.compiled:
+                        backend.own_buffers(self.optimizer.variables)
 
     def evaluate(
         self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs
@@ -225,13 +225,16 @@ class FittedModel(NoisyModel):
             if replicas.devices()[0] > 1 and isinstance(x, np.ndarray):
                 x = Batches(x, y, sample_weight, batch_size or 32, shuffle=False)
                 y = sample_weight = None
-            if self.compiled:
-                return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
-            self.compile("sgd")
+            compiled = self.compiled
+            if not compiled:
+                self.compile("sgd")
             try:
-                return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+                with interruptible(kwargs.pop("callbacks", None)) as callbacks:
+                    kwargs["callbacks"] = callbacks
+                    return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
             finally:
-                self.compiled, self.optimizer = False, None
+                if not compiled:
+                    self.compiled, self.optimizer = False, None
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """Keras's `predict`: what `call` returns; of a conditional model x is a pair (x, y)."""
@@ -244,7 +247,8 @@ class FittedModel(NoisyModel):
                     return self.call(parts if len(parts) > 1 else parts[0])
 
                 return self.run("call", call, *parts, batch_size=batch_size or 32)
-            return super().predict(x, batch_size, verbose, steps, callbacks)
+            with interruptible(callbacks) as callbacks:
+                return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """Keras's, with the data checked."""
@@ -320,9 +324,3 @@ def _check_weights(y, sample_weight):
             "`sample_weight` needs `y`: Keras drops weights that come without it. Pass labels, "
             "of any value where the model takes none, or a dataset of (x, y, w)."
         )
-
-
-def _as_list(callbacks):
-    return (
-        list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks] * bool(callbacks)
-    )
