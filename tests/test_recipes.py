@@ -433,7 +433,7 @@ def test_a_part_of_an_image_as_the_condition_is_known_to_the_evaluation(tmp_path
 def test_classify_learns_from_few_labels(tmp_path, capsys):
     classify = runpy.run_path(str(RECIPES / "classify.py"))["classify"]
     settings = ["--checkpoint", str(RECIPES.parent / "saved_models/dense_vae_mnist")]
-    settings += ["--labels", "2,20", "--draws", "2", "--steps", "60", "--output", str(tmp_path)]
+    settings += ["--labels", "2,20", "--draws", "2", "--steps", "24", "--output", str(tmp_path)]
     settings += ["--encoder-learning-rates", "1e-3"]
     numbers = cli.run(classify, settings)
     value = {name: number["value"] for name, number in numbers.items()}
