@@ -175,7 +175,8 @@ FAMILIES = {
     "conditional_dense": Family(conditional(prior="learned", num_samples=2), y=np.arange(8) % 3),
     "conditional_conv": Family(conditional(network="conv", blocks=1), y=np.arange(8) % 3),
     "conditional_image": Family(
-        conditional("image", prior="learned", activation="relu"), y=images(8, SHAPE, seed=2)
+        conditional("image", network="conv", prior="learned", activation="relu"),
+        y=images(8, SHAPE, seed=2),
     ),
     "conv_flat": Family(conv(activation="gated")),
     "conv_grid": Family(conv(latent_grid=True, blocks=1)),

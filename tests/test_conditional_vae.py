@@ -150,8 +150,9 @@ def test_every_hidden_layer_sees_the_condition():
             assert len(of_label) == layers_seen, (network, part.name)
 
 
-def test_a_part_of_an_image_as_condition():
-    model, x = conditional("conditional_image"), images(4, (8, 6, 1))
+@pytest.mark.parametrize("network", ["dense", "conv"])
+def test_a_part_of_an_image_as_condition(network):
+    model, x = ConditionalVAE((8, 6, 1), "image", network, 2, (5,), (3, 4)), images(4, (8, 6, 1))
     given = np.where(np.arange(8)[:, None, None] < 4, x, 0)
     whole = model.sample(3, y=given[0], seed=1)  # one condition for all
     assert whole.shape == (3, 8, 6, 1) and not np.allclose(whole[0], whole[1])
@@ -159,6 +160,33 @@ def test_a_part_of_an_image_as_condition():
     np.testing.assert_allclose(as_floats, model.sample(y=given, seed=1), atol=1e-5)
     with pytest.raises(ValueError, match="no classes to swap"):
         model.swap(x, given)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (13, 18)])
+@pytest.mark.parametrize("condition", ["image", "symbols"])
+def test_convolutions_see_a_condition_place_by_place(size, condition):
+    """A pixel of y moves what is made around it; where that is not far from the pixel, nothing else
+    carries it there but the features of the whole, which are silent here."""
+    y = np.zeros((2, *size, 1), "uint8")
+    y[1, 3, 5] = 255
+    if condition == "symbols":
+        y, condition = (y[..., 0] > 0).astype("int32"), Symbols(size, 2)
+    model = ConditionalVAE((*size, 1), condition, "conv", 2, (5,), (3, 4), 5, label_dim=6, seed=0)
+    for part, role in ((model.encoder, "encoder"), (model.decoder, "decoder")):
+        features = part.get_layer(f"{role}_features")
+        features.set_weights([np.zeros(w.shape) for w in features.get_weights()])
+    made = model.decode(np.zeros((2, 2)), y)
+    moved = np.argwhere(np.abs(made[1] - made[0])[..., 0] > 1e-6)
+    assert len(moved) and np.abs(moved - (3, 5)).max() <= 9
+    centre = np.average(moved, axis=0)
+    assert np.abs(centre - (3, 5)).max() < 4
+    assert not np.allclose(*model.encode(np.zeros((2, *size, 1)), y))
+
+
+def test_a_condition_of_another_size_is_seen_as_a_whole():
+    model = ConditionalVAE((8, 6, 1), Symbols((3, 2), 5), "conv", 2, (5,), (3, 4), 5)
+    y = np.arange(12).reshape(2, 3, 2) % 5
+    assert model.sample(y=y).shape == (2, 8, 6, 1)
 
 
 X = images(8, (8, 6, 1))

@@ -25,7 +25,8 @@ class ConditionalVAE(VAE):
     Args:
         shape: tuple, of an example: (height, width, channels) of images.
         condition: int, number of classes; "image" for an array like x, the part of it that is known
-            say, the rest black; or the `Domain` of y.
+            say, the rest black; or the `Domain` of y. Convolutional networks see an image, or a
+            grid of symbols, of the size of x place by place.
         network: "dense" or "conv".
         latent_dim: int, size of z.
         hidden: ints, widths of the hidden layers of dense networks, see `DenseVAE`.

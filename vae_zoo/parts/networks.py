@@ -49,10 +49,12 @@ def _input(shape):
     return _float_input(shape, "image" if len(shape) == 3 else "x")
 
 
-def _given(condition, width, dtype, role):
-    """The input of a condition, and its features (batch, width); two times None without one.
+def _given(condition, width, dtype, role, image_shape=None, halvings=0):
+    """The input of a condition, and its features at the scales of a network: a dict, places ->
+    (batch, *places, width), of which () are those of the whole; two times None without one.
 
-    A class has an embedding, a grid of symbols one at each place; an image, or any array, is seen
+    A class has an embedding, a grid of symbols one at each place. An image as large as the example
+    goes through convolutions of its own; any other array, and any of dense networks, is seen
     through a dense layer.
 
     Args:
@@ -60,6 +62,8 @@ def _given(condition, width, dtype, role):
         width: int.
         dtype: precision policy of the layers.
         role: str, of the network in the model, by which its layers are told from another's.
+        image_shape: (height, width, channels) of the example of a convolutional network.
+        halvings: int, of its size; of a decoder negative: what it makes is cropped in the end.
     """
     if condition is None:
         return None, None
@@ -67,16 +71,26 @@ def _given(condition, width, dtype, role):
     if isinstance(condition, Symbols):
         embedding = layers.Embedding(condition.levels, width, dtype=dtype, name=f"{role}_embedding")
         features = embedding(y)
-    if condition.shape:
-        features = Flatten(dtype=dtype)(features)
-        dense = layers.Dense(width, activation="relu", dtype=dtype, name=f"{role}_features")
-        features = dense(features)
-    return y, features
+    if not condition.shape:
+        return y, {(): features}
+    scales = {}
+    is_image = len(features.shape) == 4 and halvings
+    if is_image and tuple(features.shape[1:3]) == tuple(image_shape[:2]):
+        if halvings < 0:
+            features = _padded(features, 2**-halvings)
+        same = {"kernel_size": 3, "padding": "same", "activation": "relu", "dtype": dtype}
+        for _ in range(abs(halvings)):
+            features = Conv2D(width, strides=2, **same)(features)
+            scales[tuple(features.shape[1:3])] = features
+    features = Flatten(dtype=dtype)(features)
+    dense = layers.Dense(width, activation="relu", dtype=dtype, name=f"{role}_features")
+    return y, {**scales, (): dense(features)}
 
 
 def _nonlinear(layer, units, activation, dtype, given=None, **kwargs):
     """`activation(layer(units)(x))`; "gated" multiplies by a sigmoid gate of its own. Features of a
-    condition, `given`, are added before, by a matrix of their own: the same at each place.
+    condition, `given`, are added before, by a matrix of their own: at each place those of the
+    place, or, where there are none, those of the whole.
 
     Gated units: Dauphin et al. 2017, arXiv:1612.08083, eq. 1, as in the VAEs of Tomczak and
     Welling 2018, arXiv:1705.07120.
@@ -88,11 +102,14 @@ def _nonlinear(layer, units, activation, dtype, given=None, **kwargs):
     nonlinear = ops.glu if activation == "gated" else keras.activations.get(activation)
     if given is None:
         return lambda x: nonlinear(linear(x))
-    shift = layers.Dense(width, use_bias=False, dtype=dtype)(given)
+    shift = layers.Dense(width, use_bias=False, dtype=dtype)
 
     def shifted(x):
-        x = linear(x)
-        return nonlinear(x + ops.reshape(shift, (-1, *[1] * (len(x.shape) - 2), width)))
+        places = tuple(linear.compute_output_shape(x.shape)[1:-1])
+        if places and places in given:
+            return nonlinear(linear(x) + shift(given[places]))
+        of_whole = ops.reshape(shift(given[()]), (-1, *[1] * len(places), width))
+        return nonlinear(linear(x) + of_whole)
 
     return shifted
 
@@ -201,7 +218,7 @@ def conv_encoder(
     check_sizes(latent_dim=latent_dim, units=units or 1)
     check_widths(1, filters=filters)
     x = inputs = _input(check_shape(image_shape, images=True))
-    y, given = _given(condition, label_dim, dtype, "encoder")
+    y, given = _given(condition, label_dim, dtype, "encoder", image_shape, len(filters))
     halving = {"kernel_size": 3, "strides": 2, "padding": "same"}
     for channels in filters:
         x = _nonlinear(Conv2D, channels, activation, dtype, given, **halving)(x)
@@ -237,7 +254,7 @@ def conv_decoder(
     check_widths(1, filters=filters)
     rows, columns = grid_shape(image_shape, filters)
     same = {"kernel_size": 3, "padding": "same"}
-    y, given = _given(condition, label_dim, dtype, "decoder")
+    y, given = _given(condition, label_dim, dtype, "decoder", image_shape, -len(filters))
     if units is None:
         x = inputs = _float_input((rows, columns, latent_dim), "latent")
         x = _nonlinear(Conv2D, filters[-1], activation, dtype, given, **same)(x)
@@ -251,6 +268,8 @@ def conv_decoder(
         x = _nonlinear(Conv2D, 4 * channels, activation, dtype, given, **same)(x)
         x = PixelShuffle(dtype=dtype)(x)
         x = _residual(x, blocks, activation, dtype)
+    if given and tuple(x.shape[1:3]) in given:  # what is given of an image, once more
+        x = ops.concatenate([x, given[tuple(x.shape[1:3])]], axis=-1)
     x = Conv2D(4 * num_parameters, dtype="float32", name="parameters", **same)(x)
     x = PixelShuffle(dtype="float32")(x)
     return _model(inputs, y, [_cropped(x, image_shape)], "decoder")
@@ -266,8 +285,8 @@ def prior_network(condition, latent_dim, width=64):
         width: int, features that it has on the way.
     """
     check_sizes(latent_dim=latent_dim)
-    y, features = _given(condition, width, "float32", "prior")
-    moments = layers.Dense(2 * latent_dim, kernel_initializer="zeros", dtype="float32")(features)
+    y, given = _given(condition, width, "float32", "prior")
+    moments = layers.Dense(2 * latent_dim, kernel_initializer="zeros", dtype="float32")(given[()])
     return keras.Model(y, moments, name="moments")
 
 
@@ -324,6 +343,14 @@ def _cells(x, blocks, depth, activation, dtype):
     for _ in range(blocks):
         x = ResidualCell(width, hidden, depth**-0.5, activation, dtype=dtype)(x)
     return x
+
+
+def _padded(x, multiple):
+    """With zeros around it, so that its size is a multiple, and `_cropped` takes them away."""
+    extra = [-size % multiple for size in x.shape[1:3]]
+    if not any(extra):
+        return x
+    return ops.pad(x, [(0, 0), *((n // 2, n - n // 2) for n in extra), (0, 0)])
 
 
 def _cropped(x, image_shape):
