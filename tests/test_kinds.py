@@ -4,6 +4,7 @@ None of these classes is known to the package: numbers, pictures, golden files, 
 fine-tuning find what to do by their kinds, and by the domains of their data.
 """
 
+import inspect
 import json
 
 import keras
@@ -425,3 +426,18 @@ def test_two_functions_of_one_name_are_two():
     assert model.run("same", lambda x: x * scale, x).sum() == pytest.approx(3 * sums[0], rel=1e-5)
     scale = 4.0
     assert model.run("same", lambda x: x * scale, x).sum() == pytest.approx(4 * sums[0], rel=1e-5)
+
+
+def test_signatures_say_what_users_get():
+    methods = ("encode", "decode", "reconstruct", "interpolate", "sample", "log_likelihood")
+    families = [
+        v for v in vars(vae_zoo).values() if isinstance(v, type) and issubclass(v, Trainable)
+    ]
+    assert len(families) > 15
+    for family in families:
+        for method in (getattr(family, name) for name in methods if hasattr(family, name)):
+            assert inspect.signature(method).return_annotation is not inspect.Signature.empty, (
+                method
+            )
+    for function in (vae_zoo.load_model, vae_zoo.data.load, vae_zoo.evaluate.measure):
+        assert inspect.signature(function).return_annotation is not inspect.Signature.empty

@@ -29,13 +29,13 @@ FOLDER = files.bundled("saved_models")
 CLASSIFIER = "classifier_"  # entries whose names begin so are what `cnn_fid` takes features from
 
 
-def names():
+def names() -> list:
     """Names of the entries, sorted."""
     cards = FOLDER.glob("*/card.json")
     return sorted(p.parent.name for p in cards if not p.parent.name.startswith(CLASSIFIER))
 
 
-def card(name):
+def card(name) -> dict:
     """The card of an entry, a dict: class, config, data set, command, seed, machine, metrics …
 
     Raises:
@@ -52,7 +52,7 @@ def card(name):
     return content
 
 
-def load(name):
+def load(name) -> keras.Model:
     """The model of an entry, on any backend; it is not compiled.
 
     Raises:
@@ -61,7 +61,7 @@ def load(name):
     return load_model(checked(name), compile=False)
 
 
-def classifier(dataset, shape=None):
+def classifier(dataset, shape=None) -> keras.Model | None:
     """What `cnn_fid` sees by, for one labelled data set: a Keras model of images in [0, 1] whose
     output are features; None where the zoo has no such entry, or has it for images of another
     shape."""
@@ -82,7 +82,7 @@ def checked(name):
     return path
 
 
-def save(model, name, card, pictures=()):
+def save(model, name, card, pictures=()) -> pathlib.Path:
     """Writes an entry, whole or not at all; one of the same name is replaced.
 
     Args:
@@ -142,7 +142,7 @@ def _uncompiled(model):
 
 
 @functools.singledispatch
-def golden(model, x=None, y=None):
+def golden(model, x=None, y=None) -> dict:
     """What a model returns for four examples: a dict of arrays that any backend must give again.
 
     `x`, `y` where it takes labels, `latent` (`latent_0` … where there are several groups),
@@ -218,7 +218,7 @@ def _loss(model, x, labels):
         return ops.convert_to_numpy(model.objective(x, *given(y), training=False)["loss"])
 
 
-def find(path):
+def find(path) -> pathlib.Path:
     """Path of the `.keras` file that a user means: itself, the `model.keras` in a folder (a run),
     or that of an entry by its name, with or without saved_models/ before it, from any folder.
 
@@ -238,7 +238,7 @@ def find(path):
     return found
 
 
-def load_model(path, compile=True, most_weights=MOST_WEIGHTS):
+def load_model(path, compile=True, most_weights=MOST_WEIGHTS) -> keras.Model:
     """A model of the zoo from a `.keras` file, on any backend.
 
     `keras.models.load_model` after `import vae_zoo` does the same; this one looks first.

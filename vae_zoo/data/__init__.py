@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-def load(name, split="train", seed=0, image_size=None, progress=None):
+def load(name, split="train", seed=0, image_size=None, progress=None) -> tuple:
     """One split of a data set. What is not read of a folder is said in a warning, of one line.
 
     Args:
@@ -86,7 +86,7 @@ def load(name, split="train", seed=0, image_size=None, progress=None):
     return x, y
 
 
-def graph(name):
+def graph(name) -> graphs.Graph:
     """A whole graph by its name, a `graphs.Graph`: "communities" (generated), a file as
     `graphs.read` reads it, or the name of one in `$VAE_ZOO_DATA` or its folder `graphs`."""
     path = find(name)
@@ -98,7 +98,7 @@ def graph(name):
     return graphs.read(path) if path else graphs.communities()
 
 
-def binarize(x, seed=777):
+def binarize(x, seed=777) -> np.ndarray:
     """One fixed draw from Bernoulli(x / 255) for each pixel ("static" binarisation).
 
     Grey levels as Bernoulli targets are not a likelihood. Validation and test images are drawn
@@ -119,7 +119,7 @@ def binarize(x, seed=777):
     return np.where(r < x, 255, 0).astype(np.uint8)
 
 
-def fingerprint(x):
+def fingerprint(x) -> str:
     """First 16 hex digits of the sha256 of the shape and the bytes of `x` (array or `Shapes`)."""
     digest = hashlib.sha256(repr(tuple(int(n) for n in x.shape)).encode())
     for start in range(0, len(x), 4096):  # a part at a time: the lazy set is 3 GB

@@ -9,7 +9,7 @@ from vae_zoo.data.folders import fitted
 from vae_zoo.data.shapes import Shapes, side_of
 
 
-def load(name, image_size=None):
+def load(name, image_size=None) -> tuple:
     """A whole data set and its factors of variation.
 
     Args:

@@ -5,7 +5,7 @@ import numpy as np
 LEVELS = 255
 
 
-def drawn(images, n, size=8, seed=0, dequantize=True):
+def drawn(images, n, size=8, seed=0, dequantize=True) -> np.ndarray:
     """n patches at random places of random images: float32 (n, size, size) in [0, 1].
 
     Args:

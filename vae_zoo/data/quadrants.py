@@ -4,7 +4,7 @@
 import numpy as np
 
 
-def given_part(x, quadrants):
+def given_part(x, quadrants) -> np.ndarray:
     """Images of which all but the quarters that are given is black.
 
     Args:

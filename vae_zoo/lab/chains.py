@@ -13,7 +13,7 @@ from vae_zoo.models.gaussian_mixture import GaussianMixture
 MOST = 60_000  # offsets that a mixture is fitted to
 
 
-def markov_numbers(train, test, seed=0):
+def markov_numbers(train, test, seed=0) -> dict:
     """What Markov chains of order 0 and 1 reach on sketches (n, rows, 5): a dict, name -> number.
 
     Order 0 draws each offset from a mixture of 20 Gaussians and the pen by its frequencies. Order 1

@@ -21,7 +21,7 @@ def varying(factors):
     return np.stack([column for column in columns if column.any()], axis=1)
 
 
-def mutual_information(codes, factors, bins=BINS):
+def mutual_information(codes, factors, bins=BINS) -> np.ndarray:
     """I(bin of z_j; v_k) in nats: (latents, factors); each latent has `bins` bins of equal width
     over its range."""
     factors, found = varying(factors), []
@@ -43,7 +43,7 @@ def _entropy(counts):
     return float(special.entr(counts / counts.sum()).sum())
 
 
-def mig(codes, factors, bins=BINS):
+def mig(codes, factors, bins=BINS) -> float:
     """MIG-lib, the mutual information gap: the mean over factors of (I_1 - I_2) / H(v), for the two
     latents that say most of a factor. 1 is perfect; a factor of more values than bins cannot reach
     it. Chen et al. 2018, eq. 6, of histograms of the means, as in disentanglement_lib."""
@@ -61,7 +61,7 @@ def entropies(factors):
     return np.array([_entropy(np.bincount(v)) for v in factors.T])
 
 
-def mig_chen(mean, log_var, factors, num_samples=1000, seed=0, progress=None):
+def mig_chen(mean, log_var, factors, num_samples=1000, seed=0, progress=None) -> float:
     """MIG-chen: as `mig`, of the samples z ~ q(z|x) and their exact densities.
 
     I(z_j; v_k) = H(z_j) - H(z_j|v_k), where q(z_j) is the mean of q(z_j|x_n) over all n examples,
@@ -104,7 +104,7 @@ def _entropies(mean, deviation, num_samples, rng):
     return np.array(found)
 
 
-def decomposition(mean, log_var, size=None, num_samples=1000, seed=0, progress=None):
+def decomposition(mean, log_var, size=None, num_samples=1000, seed=0, progress=None) -> np.ndarray:
     """The three parts of the mean KL(q(z|x) || N(0, I)), of the aggregate posterior q(z).
 
     E KL = I(z; x) + KL(q(z) || prod_j q(z_j)) + sum_j KL(q(z_j) || N(0, 1))
@@ -142,7 +142,7 @@ def decomposition(mean, log_var, size=None, num_samples=1000, seed=0, progress=N
     return np.concatenate(found, axis=1)
 
 
-def factor_vae_score(codes, factors, votes=(10_000, 5_000), size=64, least=0.05, seed=0):
+def factor_vae_score(codes, factors, votes=(10_000, 5_000), size=64, least=0.05, seed=0) -> float:
     """The share of right votes: of `size` examples that agree in one factor the latent of least
     variance, relative to that over all, votes for the factor; the majority over the first votes
     decides, and the second are counted. Kim and Mnih 2018, arXiv:1802.05983, section 4.
@@ -168,7 +168,7 @@ def factor_vae_score(codes, factors, votes=(10_000, 5_000), size=64, least=0.05,
     return float(table[1][np.arange(len(active)), winners].sum() / votes[1])
 
 
-def dci(train, test, seed=0, progress=None, **trees):
+def dci(train, test, seed=0, progress=None, **trees) -> dict:
     """Disentanglement, completeness and informativeness: three numbers in [0, 1].
 
     R_jk is how much gradient-boosted trees that predict factor k look at latent j. A latent is as
@@ -205,7 +205,7 @@ def _concentration(r):
     return float(np.average(1 - evenness, weights=r.sum(axis=1)))
 
 
-def sap(train, test, seed=0):
+def sap(train, test, seed=0) -> float:
     """Separated attribute predictability: the mean over factors of the gap between the two latents
     that a linear classifier, of one latent, predicts the factor best from (accuracy on `test`).
     Kumar et al. 2018 (DIP-VAE), arXiv:1711.00848, section 3; as in disentanglement_lib a support

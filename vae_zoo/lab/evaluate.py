@@ -70,7 +70,7 @@ def evaluate(
     image_size=None,
     quadrants=None,
     with_factors=False,
-):
+) -> dict:
     """All numbers of a model on the test split of a data set, and controls to read them by.
 
     Args:
@@ -213,7 +213,7 @@ def _similarity(model, found):
     return {"ssim": mean(similarity, "", "of the reconstruction at the posterior mean")}
 
 
-def features(classifier, images):
+def features(classifier, images) -> np.ndarray:
     """What a classifier (see `zoo.classifier`) makes of uint8 images, or float ones in [0, 1]."""
     images = images / np.float32(255) if images.dtype == "uint8" else np.clip(images, 0, 1)
     parts = np.split(images, range(256, len(images), 256))
@@ -315,7 +315,7 @@ def _mixture_quality(model, found):
     return {"cnn_fid_gaussian_mixture": mixture} | quality.floor
 
 
-def latents(model, x, seed=0):
+def latents(model, x, seed=0) -> np.ndarray:
     """What a prior is fitted to: draws z ~ q(z|x) of a VAE, of a hierarchy its top group's; the
     codes of an autoencoder."""
     z = model.draws(x, seed=seed) if isinstance(model, BaseVAE) else model.encode(x)

@@ -14,7 +14,7 @@ from vae_zoo.models.kinds import LatentModel
 from vae_zoo.parts.domains import Arrays, Symbols
 
 
-def to_onnx(model, folder):
+def to_onnx(model, folder) -> list:
     """Writes `encoder.onnx` (images -> latents) and `decoder.onnx` (latents -> images).
 
     They do what `model.encode` and `model.decode` do, for any number of images, in float32; the

@@ -46,7 +46,7 @@ class FreePosterior(IWAE):
         return -(signal * q.log_prob(z))[0]
 
 
-def estimates(model, x, k=1, kind="plain", copies=500, seed=0):
+def estimates(model, x, k=1, kind="plain", copies=500, seed=0) -> np.ndarray:
     """Estimates of the gradient of the loss -L_k with respect to q's moments, for one example.
 
     Args:
@@ -79,7 +79,7 @@ def estimates(model, x, k=1, kind="plain", copies=500, seed=0):
     return np.moveaxis(np.float64(ops.convert_to_numpy(found)), 1, 0)
 
 
-def signal_to_noise(model, images, ks=(1, 2, 5, 10, 20, 50), copies=500, seed=0):
+def signal_to_noise(model, images, ks=(1, 2, 5, 10, 20, 50), copies=500, seed=0) -> dict:
     """|mean| / standard deviation of the two gradients of the bound against k.
 
     Returns:
@@ -98,7 +98,7 @@ def signal_to_noise(model, images, ks=(1, 2, 5, 10, 20, 50), copies=500, seed=0)
     return found
 
 
-def variances(model, images, copies=500, seed=0):
+def variances(model, images, copies=500, seed=0) -> dict:
     """Variance of estimates of the ELBO's gradient: the sum over the moments of the latents that
     are used, mean over images; a dict, by the name of the estimate."""
     kinds = {

@@ -68,7 +68,7 @@ def measure(
     x_train=None,
     progress=None,
     values=False,
-):
+) -> dict:
     """ELBO, importance-weighted NLL, active units and reconstruction error.
 
     Beside an importance-weighted number stands `effective_samples`, the median over examples of

@@ -9,7 +9,7 @@ one extractor). Active units: Burda, Grosse and Salakhutdinov 2016, arXiv:1509.0
 import numpy as np
 
 
-def active_units(latents):
+def active_units(latents) -> tuple:
     """Latents whose mean varies with the image, Var_x E[z|x] > 0.01, and all of them: two ints.
 
     Of a prior that is the same for all images; the mean of one that is not carries the latents'
@@ -22,18 +22,18 @@ def active_units(latents):
     return int(np.sum(variances > 0.01)), variances.size
 
 
-def code_usage(codes, size):
+def code_usage(codes, size) -> tuple:
     """Share of `size` codes that occur, and perplexity exp(-sum_k p_k log p_k): two floats."""
     p = np.bincount(np.ravel(codes), minlength=size) / np.size(codes)
     return float(np.mean(p > 0)), float(np.exp(-np.sum(p[p > 0] * np.log(p[p > 0]))))
 
 
-def psnr(squared_errors):
+def psnr(squared_errors) -> np.ndarray:
     """Peak signal-to-noise ratio, -10 log10 MSE, in dB, of mean squared errors of [0, 1] images."""
     return -10 * np.log10(np.maximum(squared_errors, 1e-12))
 
 
-def ssim(x, y):
+def ssim(x, y) -> np.ndarray:
     """Structural similarity of pairs of images, 1 where they are equal: float64 (n,).
 
     ((2 m_x m_y + c1) (2 s_xy + c2)) / ((m_x^2 + m_y^2 + c1) (s_x^2 + s_y^2 + c2))    (eq. 13)
@@ -69,7 +69,7 @@ def ssim(x, y):
     return np.concatenate(results)
 
 
-def frechet_distance(x, y):
+def frechet_distance(x, y) -> float:
     """Squared Fréchet distance of Gaussians fitted to two sets of features (n, d) and (m, d).
 
     |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2))    (eq. 6)
@@ -89,7 +89,7 @@ def frechet_distance(x, y):
     return float(shift + np.trace(cov_x) + np.trace(cov_y) - 2 * root)
 
 
-def link_prediction(linked, scores):
+def link_prediction(linked, scores) -> tuple:
     """How well scores tell linked pairs of nodes from others: the area under the ROC curve, and the
     average precision, floats.
 
@@ -103,7 +103,7 @@ def link_prediction(linked, scores):
     return tuple(map(float, areas))
 
 
-def probe_accuracy(splits):
+def probe_accuracy(splits) -> float:
     """Share of test labels that a linear classifier of standardised features gets right.
 
     Multinomial logistic regression (scikit-learn), its L2 penalty chosen on the validation split.

@@ -166,7 +166,7 @@ class Blur(Operator):
         return self.filtered(x, lambda transfer: 1 / (np.abs(transfer) ** 2 + ratio))
 
 
-def gaussian_kernel(deviation):
+def gaussian_kernel(deviation) -> np.ndarray:
     """Kernel of a `Blur` of this standard deviation in pixels, out to three of it: float
     (side, side)."""
     reach = max(1, math.ceil(3 * deviation))

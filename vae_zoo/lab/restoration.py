@@ -33,7 +33,7 @@ def restore(
     searches=None,
     fast=False,
     progress=None,
-):
+) -> np.ndarray:
     """The image x of which y = A x + noise, most probable under a prior over its patches.
 
     For each level: every patch of x is replaced by its most probable clean version, its noise being
@@ -142,7 +142,7 @@ def summed(patches, rows, columns, shape, size):
     return total, count
 
 
-def estimated_noise(y, side=8):
+def estimated_noise(y, side=8) -> float:
     """Standard deviation of white noise in an image (height, width[, channels]), in its units.
 
     Patches fill few dimensions, noise all: of the eigenvalues of the patches' covariance the

@@ -31,7 +31,7 @@ __all__ = ["averages", "claim", "fit", "fitted_prior", "hold", "report", "schedu
 __all__ += ["trained_on"]
 
 
-def splits(dataset, image_size=None, binary=False, static=False):
+def splits(dataset, image_size=None, binary=False, static=False) -> list:
     """Train, validation and test split of a data set, each a pair (x, y); x uint8 images.
 
     Args:
@@ -176,7 +176,7 @@ def fit(
     title="Training",
     steps_per_epoch=None,
     **settings,
-):
+) -> dict:
     """Trains, and keeps the weights of the best validation epoch.
 
     Each epoch ends by writing `<output>/history.csv` and `<output>/checkpoint.npz`. A run that was
@@ -309,7 +309,7 @@ def report(
     beside=None,
     command=None,
     keep="best",
-):
+) -> dict:
     """Measures on the test split; writes the model, its numbers and its pictures; prints a table.
 
     Args:

@@ -38,7 +38,7 @@ def check(model):
         raise ValueError(f"Only classes come with other images. The condition is {model.condition}")
 
 
-def adapted(model, shape=None, likelihood=None, condition=None):
+def adapted(model, shape=None, likelihood=None, condition=None) -> tuple:
     """A new model with the weights of a trained one, for another image shape, likelihood, or number
     of classes.
 

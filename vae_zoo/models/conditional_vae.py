@@ -117,7 +117,7 @@ class ConditionalVAE(VAE):
         self.filters, self.units, self.blocks = tuple(filters), units, blocks
         self.activation, self.label_dim = activation, label_dim
 
-    def swap(self, x, y, batch_size=256):
+    def swap(self, x, y, batch_size=256) -> np.ndarray:
         """What the latents of examples make in every class: NumPy (n, classes, *shape).
 
         Args:

@@ -89,7 +89,7 @@ class GaussianMixture(Density):
         self.factors.assign(np.tile(np.eye(size, dtype="float32"), (components, 1, 1)))
 
     @classmethod
-    def fitted(cls, x, components=10, seed=0):
+    def fitted(cls, x, components=10, seed=0) -> keras.Model:
         """A mixture fitted to examples in memory (n, *shape), n > components, by scikit-learn."""
         model = cls(np.shape(x)[1:], components, seed=seed)
         found = em.by_scikit_learn(np.reshape(x, (len(x), -1)), components, seed)
@@ -111,7 +111,7 @@ class GaussianMixture(Density):
             return flat
         return ops.matmul(flat, ops.convert_to_tensor(self.basis))  # not NumPy's own product
 
-    def from_coordinates(self, c):
+    def from_coordinates(self, c) -> np.ndarray:
         """NumPy (n, *shape) of NumPy (n, size), the inverse of `coordinates`."""
         return (c if self.basis is None else c @ self.basis.T).reshape(-1, *self.shape)
 
@@ -134,11 +134,11 @@ class GaussianMixture(Density):
     def log_prob(self, x, y=None):
         return ops.logsumexp(self.log_joint(x), axis=-1)
 
-    def responsibilities(self, x, batch_size=256):
+    def responsibilities(self, x, batch_size=256) -> np.ndarray:
         """p(k|x) of NumPy examples: (n, components), each row of sum one (eq. 9.13)."""
         return self.run("call", self.call, *self._arrays(x, None), batch_size=batch_size)
 
-    def sample(self, n, y=None, seed=None):
+    def sample(self, n, y=None, seed=None) -> np.ndarray:
         self.labels(y)
         checks.check_count(n)
         seed = passing_noise(seed)
@@ -159,7 +159,7 @@ class GaussianMixture(Density):
         weights = np.exp(logits - np.logaddexp.reduce(logits))
         return weights, means, np.triu(factors)
 
-    def spectra(self):
+    def spectra(self) -> tuple:
         """Weights (K,), means (K, size) and, of the covariances, eigenvalues (K, size) from the
         largest and eigenvectors (K, size, size), columns: NumPy float64, in `coordinates`."""
         weights, means, factors = self._numpy()

@@ -245,7 +245,7 @@ class HierarchicalVAE(BaseVAE):
 
     # === Generation ===
 
-    def sample_latents(self, n, seed=0, y=None, temperature=1.0, fixed=()):
+    def sample_latents(self, n, seed=0, y=None, temperature=1.0, fixed=()) -> tuple:
         """Latents of all groups from the prior: a tuple of NumPy arrays (n, …), the top one first.
 
         Args:

@@ -231,7 +231,9 @@ class BaseVAE(LatentModel):
         bound."""
         return weights_of(self.terms(x, y, num_samples, training))
 
-    def log_likelihood(self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None):
+    def log_likelihood(
+        self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None
+    ) -> np.ndarray:
         """Importance-weighted bound on log p(x), which grows to log p(x) with `num_samples` = k.
 
         L_k = log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x)
@@ -255,7 +257,9 @@ class BaseVAE(LatentModel):
         """
         return self.importance(x, y, num_samples, batch_size, seed, progress)[0]
 
-    def importance(self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None):
+    def importance(
+        self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None
+    ) -> tuple:
         """`log_likelihood`, and what it rests on: the effective number of samples of the weights
         w_i = p(x, z_i) / q(z_i|x), (sum_i w_i)^2 / sum_i w_i^2, from 1 to `num_samples`.
 
@@ -311,7 +315,7 @@ class BaseVAE(LatentModel):
         q = self.posterior(x, y)
         return self.kl(q, q.sample(self.draw, 1), y)
 
-    def kl_per_latent(self, x, y=None, batch_size=256):
+    def kl_per_latent(self, x, y=None, batch_size=256) -> np.ndarray | tuple:
         """Mean over examples of the KL of each latent from the model's own prior: NumPy
         (*latent_shape), nats; a tuple of such where there are several groups. Where the prior does
         not take the latents apart, one number for all of them: NumPy (). Examples as `encode` takes
@@ -324,7 +328,7 @@ class BaseVAE(LatentModel):
         kls = self.run("kl_per_latent", kl, *arrays, batch_size=batch_size, seed=EVALUATION_SEED)
         return each(lambda kl: np.mean(kl, axis=0), kls)
 
-    def draws(self, x, y=None, seed=0, batch_size=256):
+    def draws(self, x, y=None, seed=0, batch_size=256) -> np.ndarray | tuple:
         """One draw z ~ q(z|x) of each example: NumPy (n, *latent_shape), or a tuple of such."""
 
         def draw(x, *y):
@@ -335,13 +339,15 @@ class BaseVAE(LatentModel):
 
     # === Generation ===
 
-    def sample_latents(self, n, seed=0, y=None):
+    def sample_latents(self, n, seed=0, y=None) -> np.ndarray | tuple:
         """n latents from the prior, as `encode` returns them: NumPy (n, *latent_shape)."""
         check_count(n)
         y = given(self.prepare_labels(self._repeated(y, n)))
         return each(ops.convert_to_numpy, self.prior.sample(n, *y, seed=passing_noise(seed)))
 
-    def sample(self, n=None, seed=None, pixels=False, batch_size=256, y=None, **of_latents):
+    def sample(
+        self, n=None, seed=None, pixels=False, batch_size=256, y=None, **of_latents
+    ) -> np.ndarray:
         """New examples: z ~ p(z), then the mean of p(x|z).
 
         Args:
@@ -373,7 +379,7 @@ class BaseVAE(LatentModel):
         arrays = (z, *given(y))
         return self.run("pixels", draw_pixels, *arrays, batch_size=batch_size, seed=seed)
 
-    def with_prior(self, prior):
+    def with_prior(self, prior) -> keras.Model:
         """A new model, equal but for its prior; one `.keras` file holds both.
 
         Args:

@@ -79,7 +79,7 @@ class Density(_WithData):
         """Exact log p(x|y) of tensors (..., *shape), as `prepare` returns them: (...), nats."""
         raise NotImplementedError
 
-    def sample(self, n, y=None, seed=None):
+    def sample(self, n, y=None, seed=None) -> np.ndarray:
         """n examples, NumPy (n, *shape); `seed` is an int, a `SeedGenerator` or None."""
         raise NotImplementedError
 
@@ -87,7 +87,7 @@ class Density(_WithData):
         nll = -self.log_prob(x, y)
         return {"loss": nll, "nll": nll}
 
-    def log_likelihood(self, x, y=None, batch_size=256, seed=EVALUATION_SEED):
+    def log_likelihood(self, x, y=None, batch_size=256, seed=EVALUATION_SEED) -> np.ndarray:
         """Exact log p(x|y) of NumPy examples: float64 (n,), nats. Where grey levels become bits
         they are drawn by `seed`."""
 
@@ -138,7 +138,7 @@ class LatentModel(_WithData):
         y = self.prepare_labels(y)
         return self.generate(self.infer(self.domain.tensor(x), y), y)
 
-    def encode(self, x, y=None, batch_size=256):
+    def encode(self, x, y=None, batch_size=256) -> np.ndarray | tuple:
         """Latents of examples: NumPy (n, *shape) -> NumPy (n, *latent_shape), the posterior means
         where the posterior has one; a tuple of such arrays where there are several groups."""
 
@@ -147,7 +147,7 @@ class LatentModel(_WithData):
 
         return self.run("infer", infer, *self._arrays(x, y), batch_size=batch_size)
 
-    def decode(self, z, y=None, batch_size=256):
+    def decode(self, z, y=None, batch_size=256) -> np.ndarray:
         """Examples of latents, as `encode` returns them: NumPy (n, *shape); of a `BaseVAE` these
         are means of p(x|z). Those of a Gaussian or Laplace likelihood may leave [0, 1]: pictures
         are clipped to it.
@@ -173,11 +173,11 @@ class LatentModel(_WithData):
 
         return self.run("generate", generate, z, *given(y), batch_size=batch_size)
 
-    def reconstruct(self, x, y=None, batch_size=256):
+    def reconstruct(self, x, y=None, batch_size=256) -> np.ndarray:
         """`decode` of `encode`: NumPy (n, *shape)."""
         return self.decode(self.encode(x, y, batch_size), y, batch_size)
 
-    def interpolate(self, start, end, steps=10, y=None):
+    def interpolate(self, start, end, steps=10, y=None) -> np.ndarray:
         """Examples on the straight lines between the latents of two sets of examples.
 
         Args:

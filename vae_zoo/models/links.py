@@ -18,7 +18,7 @@ class LinkPrediction:
         of_features = None if features is None else domains.Arrays((nodes, features))
         return graphs.Graphs(nodes), domains.Arrays((nodes, latent_dim)), of_features
 
-    def link_scores(self, x, i, j, y=None):
+    def link_scores(self, x, i, j, y=None) -> np.ndarray | np.floating:
         """Log odds of links between nodes i and j, NumPy of the shape of i.
 
         Args:
@@ -35,12 +35,12 @@ class LinkPrediction:
         z = self._latents_of_one(x, y)
         return np.sum(z[i] * z[j], axis=-1) + self._offset()
 
-    def link_probability(self, x, i, j, y=None):
+    def link_probability(self, x, i, j, y=None) -> np.ndarray | np.floating:
         """Probabilities of links between nodes i and j, NumPy of the shape of i; args as of
         `link_scores`."""
         return special.expit(self.link_scores(x, i, j, y))
 
-    def missing_links(self, x, k=10, y=None):
+    def missing_links(self, x, k=10, y=None) -> tuple:
         """The k most likely links that a graph does not have.
 
         Args:

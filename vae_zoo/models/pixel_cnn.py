@@ -195,7 +195,7 @@ class PixelCNN(Density):
 
     # === Sampling ===
 
-    def sample(self, n, y=None, seed=None, batch_size=64):
+    def sample(self, n, y=None, seed=None, batch_size=64) -> np.ndarray:
         """n grids of symbols, NumPy int32 (n, height, width), pixel after pixel.
 
         A new pixel costs its own way through the horizontal stack, and a new row its own through

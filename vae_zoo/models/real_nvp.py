@@ -258,7 +258,7 @@ class RealNVP(Density):
         levels = math.log(256.0) * math.prod(self.shape) if self.pixels else 0.0
         return ops.reshape(normal + log_det - levels, lead)  # eq. 3
 
-    def sample(self, n, y=None, seed=None, batch_size=1024):
+    def sample(self, n, y=None, seed=None, batch_size=1024) -> np.ndarray:
         """n examples, NumPy float32 (n, *shape), pixels k / 255; `seed` is an int, a
         `SeedGenerator` or None."""
         self.check_labels(y)

@@ -82,13 +82,13 @@ class SketchDecoder(Drawing, Density):
         nll = -self.likelihood.log_prob(x, parameters)
         return {"loss": nll, "nll": nll}
 
-    def sample(self, n, y=None, seed=None, temperature=1.0):
+    def sample(self, n, y=None, seed=None, temperature=1.0) -> np.ndarray:
         """n new sketches, NumPy (n, points + 1, 5); args as of `complete`."""
         self.check_labels(y)
         check_count(n)
         return self.complete(np.zeros((n, 0, 5)), temperature, seed)
 
-    def complete(self, begun, temperature=1.0, seed=None):
+    def complete(self, begun, temperature=1.0, seed=None) -> np.ndarray:
         """Sketches that go on as others begin.
 
         Args:

@@ -121,7 +121,7 @@ class SketchRNN(Drawing, BaseVAE):
 
     # === Drawing ===
 
-    def decode(self, z, y=None, batch_size=64, temperature=0.0, seed=0):
+    def decode(self, z, y=None, batch_size=64, temperature=0.0, seed=0) -> np.ndarray:
         """Sketches of latents, NumPy (n, points + 1, 5); the likeliest row each time, or drawn at a
         temperature."""
         z = np.asarray(z)
@@ -130,11 +130,13 @@ class SketchRNN(Drawing, BaseVAE):
         nothing = np.zeros((len(z), 0, 5))
         return self._drawn(nothing, temperature, seed, np.float32(z), batch_size)
 
-    def reconstruct(self, x, y=None, batch_size=64, temperature=0.0, seed=0):
+    def reconstruct(self, x, y=None, batch_size=64, temperature=0.0, seed=0) -> np.ndarray:
         """`decode` of `encode`."""
         return self.decode(self.encode(x, y), None, batch_size, temperature, seed)
 
-    def sample(self, n, seed=None, pixels=False, batch_size=64, y=None, temperature=0.4):
+    def sample(
+        self, n, seed=None, pixels=False, batch_size=64, y=None, temperature=0.4
+    ) -> np.ndarray:
         """New sketches, z from the prior: NumPy (n, points + 1, 5). `pixels=True` draws from p(x|z)
         as it is, which is temperature 1."""
         self.labels(y)
@@ -142,7 +144,7 @@ class SketchRNN(Drawing, BaseVAE):
         z = self.sample_latents(n, seed)
         return self.decode(z, None, batch_size, 1.0 if pixels else temperature, seed + 1)
 
-    def complete(self, begun, temperature=0.4, seed=None, z=None):
+    def complete(self, begun, temperature=0.4, seed=None, z=None) -> np.ndarray:
         """Sketches that go on as others begin; args as of `SketchDecoder.complete`.
 
         Args:

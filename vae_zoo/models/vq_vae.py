@@ -210,7 +210,7 @@ class VQVAE(BaseVAE):
         once = super().terms(x, y, 1, training)  # the same for every sample
         return tuple(ops.repeat(term, num_samples, axis=0) for term in once)
 
-    def interpolate(self, start, end, steps=10, y=None):
+    def interpolate(self, start, end, steps=10, y=None) -> np.ndarray:
         """As `LatentModel.interpolate`; the lines run between embeddings, before the codebook."""
         first, last = (self.run("embed", self._embed, x) for x in self._ends(start, end))
 
@@ -229,7 +229,7 @@ class VQVAE(BaseVAE):
             return [-self.prior.log_prob(codes)]
         return [-log_prob for log_prob in self.prior.log_probs(codes)]
 
-    def code_vectors(self):
+    def code_vectors(self) -> list:
         """The vectors of all codes, NumPy (codes, code_dim), of each grid, the coarsest first."""
         every = [np.arange(codebook.size, dtype="int32") for codebook in self.codebooks]
         return [ops.convert_to_numpy(c.lookup(codes)) for c, codes in zip(self.codebooks, every)]
