@@ -1,7 +1,8 @@
 """Markov chains of sketches, for models to stand beside.
 
 They are measured as the models are: nats of offsets with noise (see `data.strokes.load`), of the
-points, and of the states of the pen, up to and including the end.
+points, and of the states of the pen, up to and including the end. Without the noise offsets lie on
+a lattice, where a mixture's density has no bound: numbers of that kind do not compare.
 """
 
 import numpy as np
