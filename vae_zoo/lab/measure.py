@@ -280,7 +280,8 @@ def _bounds(model, x, y, how):
     ]
     elbo, rate, distortion = np.mean(draws, axis=0, dtype="float64").T
     drawn = {"samples": how.elbo_samples}
-    protocol = f"mean of {how.elbo_samples} samples, {len(x):,} images"
+    what = model.domain.plural
+    protocol = f"mean of {how.elbo_samples} samples, {len(x):,} {what}"
     numbers = {
         "elbo": mean(elbo, "nats", protocol, **drawn),
         "rate": mean(rate, "nats", "KL(q(z|x) || p(z))", **drawn),
@@ -296,7 +297,7 @@ def _bounds(model, x, y, how):
         k, some = how.num_samples, spread(len(x), how.num_images)
         drawn = [array[some] for array in arrays]
         bound, effective = model.importance(*drawn, num_samples=k, progress=how.progress)
-        nll, protocol = -bound, f"{k:,} importance samples, {len(some):,} images"
+        nll, protocol = -bound, f"{k:,} importance samples, {len(some):,} {what}"
         fields = {"samples": k, "effective_samples": float(np.median(effective))}
         numbers[f"nll{_given(model)}_iw{k}"] = mean(nll, "nats", protocol, **fields)
         if eight_bits:

@@ -132,7 +132,7 @@ def _(model: HierarchicalVAE, x, y, output, seed):
 
 @pictures.register
 def _(model: SketchDecoder, x, y, output, seed):
-    yield from samples(model, output / "samples.png", seed)
+    yield from samples(model, output / "samples.png", seed, "new sketches, at temperature 1")
     yield from _completions(model, x, output, seed)
     new = [model.sample(8, seed=seed, temperature=t) for t in TEMPERATURES]
     yield svg.write_svg(np.stack(new), output / "samples.svg"), _at("new sketches, row by row at")

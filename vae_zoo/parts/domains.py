@@ -16,6 +16,8 @@ class Domain:
         shape: tuple of ints, of one example.
     """
 
+    plural = "examples"  # what they are called in numbers
+
     dtype = "float32"  # of the examples of an exported model
 
     def __init__(self, shape):
@@ -78,6 +80,8 @@ class Images(Domain):
 
     The objective takes float32 in [0, 1].
     """
+
+    plural = "images"
 
     def __init__(self, shape):
         if not isinstance(shape, (tuple, list)) or len(shape) != 3:
@@ -194,6 +198,8 @@ class Symbols(Domain):
 class Bits(Symbols):
     """Black and white images (height, width) of symbols 0 and 1; also taken as images
     (height, width, 1), uint8 in 0..255 or float in [0, 1], whose grey levels are probabilities."""
+
+    plural = "images"
 
     def __init__(self, shape, levels=2):
         super().__init__(shape, 2)

@@ -26,6 +26,8 @@ class Strokes(Domain):
         points: int, N_max.
     """
 
+    plural = "sketches"
+
     def __init__(self, points):
         super().__init__((points + 1, 5))
         self.points = points
