@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 import zipfile
 
 import h5py
@@ -94,8 +95,25 @@ def test_a_file_that_inflates_to_more_than_it_can_hold_is_refused(good, tmp_path
     refused(write(path, {**members(good), "config.json": " " * (2**22 + 1)}), "above the limit")
     many = {f"{i}" * 60_000: b"" for i in range(1, 10)} | {f"1{i}" * 32_000: b"" for i in range(9)}
     refused(write(path, members(good) | many), "its list of members is longer")
-    write(path, members(good), zipfile.ZIP_DEFLATED)  # which a user may do
-    assert vae_zoo.load_model(path).compiled
+    refused(write(path, members(good), zipfile.ZIP_BZIP2), "compression that is not read here")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_user_may_compress_a_file(good, tmp_path, compression):
+    assert vae_zoo.load_model(write(tmp_path / "model.keras", members(good), compression)).compiled
+
+
+def test_a_read_of_what_is_packed_tight_takes_little_memory(tmp_path):
+    """However little of an archive's bytes a member takes, one read of it stays small."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x", bytes(2**28))
+    tracemalloc.start()
+    with zipfile.ZipFile(content) as archive, archive.open("x") as member:
+        member.read(1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**27
 
 
 BOMBS = {

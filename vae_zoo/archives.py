@@ -24,6 +24,8 @@ MOST_OBJECTS = 2**13  # groups and arrays of an HDF5 file
 IN_MEMORY = 2**26  # bytes of an HDF5 file that is read as a whole
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes, of this machine
 SMALL = 2**24  # bytes that any archive may inflate to
+# How members may be packed. Of bzip2 one read of four kilobytes may inflate to gigabytes.
+PACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA}
 # How often its bytes on disk a `.keras` file may inflate to, and its arrays may have. Weights
 # hardly get smaller, but moments that are zero do.
 INFLATED, DECLARED = 20, 100
@@ -47,6 +49,8 @@ def opened(path, most):
             if end and end[zipfile._ECD_SIZE] > LONGEST_LIST:
                 raise ValueError("its list of members is longer than any archive's here")
         with zipfile.ZipFile(path) as archive:
+            if {item.compress_type for item in archive.infolist()} - PACKED:
+                raise ValueError("its members have a compression that is not read here")
             inflated = sum(item.file_size for item in archive.infolist())
             if inflated > most:
                 raise ValueError(f"it inflates to {inflated:,} bytes, above the limit of {most:,}")

@@ -253,17 +253,20 @@ def rounded(numbers):
 
 
 def compress(path):
-    """Rewrite a `.keras` file, whole or not at all, with HDF5's shuffle and gzip filters on the
-    arrays of its weights. Keras reads it as before."""
+    """Rewrite a `.keras` file, whole or not at all, with HDF5's shuffle filter on the arrays of its
+    weights, and packed by LZMA, which comes nearer to their entropy than HDF5's gzip. Keras reads
+    it as before."""
     with replacing(path) as partial:
         with zipfile.ZipFile(path) as old, zipfile.ZipFile(partial, "w") as new:
             for item in old.infolist():
                 content = old.read(item)
-                new.writestr(item, _filtered(content) if item.filename.endswith(".h5") else content)
+                content = _shuffled(content) if item.filename.endswith(".h5") else content
+                new.writestr(item, content, zipfile.ZIP_LZMA)
 
 
-def _filtered(content):
-    """The bytes of an HDF5 file, with filters on the arrays that gain from them."""
+def _shuffled(content):
+    """The bytes of an HDF5 file in which all first bytes of an array stand side by side, then all
+    second ones, and so on."""
     file, version = io.BytesIO(), ("v110", "v110")  # of 2016, whose groups take far less space
     with h5py.File(io.BytesIO(content)) as old, h5py.File(file, "w", libver=version) as new:
 
@@ -271,7 +274,7 @@ def _filtered(content):
             if isinstance(item, h5py.Group):
                 made = new.create_group(name)
             else:
-                filters = {"shuffle": True, "compression": 9, "chunks": item.shape}
+                filters = {"shuffle": True, "chunks": item.shape}
                 filters = filters if item.nbytes >= SMALL else {}
                 made = new.create_dataset(name, data=item[()], **filters)
             made.attrs.update(item.attrs)
