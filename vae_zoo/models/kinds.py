@@ -257,9 +257,7 @@ class BaseVAE(LatentModel):
         """
         return self.importance(x, y, num_samples, batch_size, seed, progress)[0]
 
-    def importance(
-        self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None
-    ) -> tuple:
+    def importance(self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None):
         """`log_likelihood`, and what it rests on: the effective number of samples of the weights
         w_i = p(x, z_i) / q(z_i|x), (sum_i w_i)^2 / sum_i w_i^2, from 1 to `num_samples`.
 
@@ -280,8 +278,7 @@ class BaseVAE(LatentModel):
             batch_size = 10 if grids else 50
         devices = replicas.devices()[0]
         size = devices * min(batch_size, -(-n // devices))
-        batches = range(0, n, size)
-        sums = []
+        batches, sums = range(0, n, size), []
         for start in batches if progress is None else progress(batches):
             # The last batch is filled up by repetition: one shape, compiled once.
             rows = np.minimum(np.arange(start, start + size), n - 1)
@@ -332,8 +329,7 @@ class BaseVAE(LatentModel):
         """One draw z ~ q(z|x) of each example: NumPy (n, *latent_shape), or a tuple of such."""
 
         def draw(x, *y):
-            q = self.posterior(self.prepare(x), *map(self.prepare_labels, y))
-            return q.sample(self.draw)
+            return self.posterior(self.prepare(x), *map(self.prepare_labels, y)).sample(self.draw)
 
         return self.run("draws", draw, *self._arrays(x, y), batch_size=batch_size, seed=seed)
 
