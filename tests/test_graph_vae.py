@@ -88,7 +88,7 @@ def test_training_finds_the_frequency_of_links():
     model.compile(keras.optimizers.SGD(1e-3))
     model.fit(PATH, epochs=2, verbose=0)  # three links of six pairs …
     assert array(model.likelihood.offset()) == pytest.approx(0, abs=1e-5)
-    model.fit(PATH[:, :1], epochs=400, verbose=0)  # … and one of six
+    model.fit(np.repeat(PATH[:, :1], 400, axis=0), batch_size=1, verbose=0)  # … and one of six
     assert array(model.likelihood.offset()) == pytest.approx(np.log(1 / 5), abs=0.1)
 
 
