@@ -9,12 +9,18 @@ involved.
 import functools
 import io
 import textwrap
+import typing
 from pathlib import Path
 
 import numpy as np
 
 from vae_zoo import files
 
+if typing.TYPE_CHECKING:
+    import matplotlib.figure
+
+# What a picture returns: where it was written, or the figure where no path was given.
+Picture = typing.Union[Path, "matplotlib.figure.Figure"]
 DPI = 100
 LIMIT = 100_000  # bytes of a PNG
 SUFFIXES = (".png", ".pdf", ".svg")
@@ -162,7 +168,7 @@ def tidy(axes):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure, path=None, limit=LIMIT):
+def save(figure, path=None, limit=LIMIT) -> Picture:
     """Write a figure, whole or not at all; equal figures give equal bytes.
 
     Args:

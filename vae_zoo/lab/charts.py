@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 
-from vae_zoo.lab.canvas import INK, TRAINING, VALIDATION, figure_of, legend, save, tidy
+from vae_zoo.lab.canvas import INK, TRAINING, VALIDATION, Picture, figure_of, legend, save, tidy
 
 
-def accuracies(values, path=None):
+def accuracies(values, path=None) -> Picture:
     """Accuracy over the number of labels a class, one line a way of learning, its spread shaded.
 
     Args:
@@ -35,7 +35,7 @@ def accuracies(values, path=None):
     return save(figure, path)
 
 
-def signal_to_noise(ratios, ks, path=None):
+def signal_to_noise(ratios, ks, path=None) -> Picture:
     """Signal-to-noise ratio of a gradient against the number of draws k, one line an estimate.
 
     Args:
@@ -58,7 +58,7 @@ def signal_to_noise(ratios, ks, path=None):
     return save(figure, path)
 
 
-def variances(values, path=None):
+def variances(values, path=None) -> Picture:
     """Variances of estimates of one gradient, as bars on a logarithmic scale.
 
     Args:
@@ -77,7 +77,7 @@ def variances(values, path=None):
     return save(figure, path)
 
 
-def rate_distortion(rows, path=None):
+def rate_distortion(rows, path=None) -> Picture:
     """Rate and distortion of trials, by their β where it differs, with the Pareto front: no trial
     has less of both. Or of runs, by their family.
 
@@ -111,7 +111,7 @@ def rate_distortion(rows, path=None):
     return save(figure, path)
 
 
-def information(shares, latents, factors, path=None):
+def information(shares, latents, factors, path=None) -> Picture:
     """What each latent says of each factor, as a table of shaded numbers.
 
     Args:
@@ -133,7 +133,7 @@ def information(shares, latents, factors, path=None):
     return save(figure, path)
 
 
-def roc(linked, scores, path=None):
+def roc(linked, scores, path=None) -> Picture:
     """The ROC curve of scores that tell linked pairs of nodes from others.
 
     Args:
@@ -156,7 +156,7 @@ def roc(linked, scores, path=None):
     return save(figure, path)
 
 
-def search(rows, names, objective, path=None):
+def search(rows, names, objective, path=None) -> Picture:
     """The objective of trials over each of their settings, a panel each.
 
     Args:
@@ -184,7 +184,7 @@ def search(rows, names, objective, path=None):
     return save(figure, path)
 
 
-def parallel(rows, names, objective, path=None):
+def parallel(rows, names, objective, path=None) -> Picture:
     """Parallel coordinates: a line a trial through its settings and its objective, the best dark.
 
     Args:

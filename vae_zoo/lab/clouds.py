@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from vae_zoo.lab.canvas import INK, TRAINING, caption_of, figure_of, save, tidy
+from vae_zoo.lab.canvas import INK, TRAINING, Picture, caption_of, figure_of, save, tidy
 
 EMBEDDINGS = {"tsne": "t-SNE", "umap": "UMAP"}
 MOST = 1000  # points that are embedded, which takes seconds
 
 
-def latent_scatter(z, y, path=None, embedding=None, caption=None):
+def latent_scatter(z, y, path=None, embedding=None, caption=None) -> Picture:
     """Latent codes as points, coloured by class.
 
     Args:

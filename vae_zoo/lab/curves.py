@@ -5,13 +5,23 @@ import math
 import numpy as np
 
 from vae_zoo.lab import terms
-from vae_zoo.lab.canvas import INK, TRAINING, VALIDATION, caption_of, figure_of, legend, save, tidy
+from vae_zoo.lab.canvas import (
+    INK,
+    TRAINING,
+    VALIDATION,
+    Picture,
+    caption_of,
+    figure_of,
+    legend,
+    save,
+    tidy,
+)
 
 SKIPPED = 5  # the share of the epochs, 1 / this, that an axis may leave out at the start
 FLAT = 3  # times the room of all others that these must take
 
 
-def curves(history, path=None, units=None, monitor=None, caption=None):
+def curves(history, path=None, units=None, monitor=None, caption=None) -> Picture:
     """What was logged, one panel a term: training and validation together, over the epochs.
 
     Where the first fifth of the epochs would press all others flat, the axis is cut to these, and

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from vae_zoo.lab.canvas import TRAINING, figure_of, save, tidy
+from vae_zoo.lab.canvas import TRAINING, Picture, figure_of, save, tidy
 
 
-def density(x, new, log_prob, path=None, points=200):
+def density(x, new, log_prob, path=None, points=200) -> Picture:
     """Points of the plane, the density of a model, and what it draws, side by side.
 
     Args:
@@ -33,7 +33,7 @@ def density(x, new, log_prob, path=None, points=200):
     return save(figure, path)
 
 
-def steps(points, path=None, columns=5):
+def steps(points, path=None, columns=5) -> Picture:
     """Points on their way through a chain of maps, each in the colour of where it began.
 
     Args:

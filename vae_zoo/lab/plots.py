@@ -13,6 +13,7 @@ from vae_zoo.lab.canvas import (
     MARGIN,
     TRAINING,
     VALIDATION,
+    Picture,
     enlarged,
     figure_of,
     in_rows,
@@ -58,7 +59,7 @@ __all__ = [
 ]
 
 
-def image_grid(images, path=None, columns=None, titles=None, caption=None):
+def image_grid(images, path=None, columns=None, titles=None, caption=None) -> Picture:
     """Images side by side, row by row.
 
     Args:
@@ -78,12 +79,12 @@ def image_grid(images, path=None, columns=None, titles=None, caption=None):
     return sheet(in_rows(images, columns), path, caption=caption, titles=titles)
 
 
-def samples(images, path=None, caption=None):
+def samples(images, path=None, caption=None) -> Picture:
     """Images drawn from a model, (n, height, width, channels), in a nearly square grid."""
     return image_grid(images, path, caption=caption)
 
 
-def reconstructions(originals, reconstructed, path=None, caption=None):
+def reconstructions(originals, reconstructed, path=None, caption=None) -> Picture:
     """Originals in one row and what the model makes of them in the row below, ten to a row.
 
     Args:
@@ -101,7 +102,7 @@ def reconstructions(originals, reconstructed, path=None, caption=None):
     return _below_each_other(rows, path, caption)
 
 
-def strips(rows, path=None, caption=None):
+def strips(rows, path=None, caption=None) -> Picture:
     """Images in labelled rows, one below the other.
 
     Args:
@@ -112,7 +113,7 @@ def strips(rows, path=None, caption=None):
     return _below_each_other({name: rgb(images) for name, images in rows.items()}, path, caption)
 
 
-def code_maps(originals, grids, reconstructed, path=None, caption=None):
+def code_maps(originals, grids, reconstructed, path=None, caption=None) -> Picture:
     """Originals, the codes at each place as colours, and reconstructions, one below the other.
 
     Args:
@@ -151,7 +152,7 @@ def _below_each_other(rows, path, caption):
     return sheet(tiles, path, caption=caption, labels=list(rows))
 
 
-def image_rows(images, titles, path=None, caption=None):
+def image_rows(images, titles, path=None, caption=None) -> Picture:
     """Rows of images under titles, one a column.
 
     Args:
@@ -168,7 +169,7 @@ def image_rows(images, titles, path=None, caption=None):
     return sheet(tiles.reshape(rows, columns, *tiles.shape[1:]), path, caption, titles=titles)
 
 
-def interpolations(images, path=None, caption=None):
+def interpolations(images, path=None, caption=None) -> Picture:
     """One path between two examples a row, from t = 0 at the left to t = 1 at the right.
 
     Args:
@@ -186,7 +187,7 @@ def interpolations(images, path=None, caption=None):
     return image_rows(images, titles, path, caption)
 
 
-def latent_grid(decode, path=None, limit=3.0, steps=20):
+def latent_grid(decode, path=None, limit=3.0, steps=20) -> Picture:
     """The images that a two-dimensional latent space decodes to, on a regular grid.
 
     Args:
@@ -223,7 +224,7 @@ def latent_grid(decode, path=None, limit=3.0, steps=20):
     return save(figure, path)
 
 
-def group_rates(kl, scales, path=None):
+def group_rates(kl, scales, path=None) -> Picture:
     """The KL of each group of latents as bars, from the top group to the one at the image.
 
     Args:
