@@ -299,8 +299,7 @@ def add_entry(
         card["classifier_sha256"] = zoo.card(zoo.CLASSIFIER + pathlib.Path(dataset).stem)["sha256"]
     if note:
         card["note"] = note
-    pictures = sorted(path for kind in ("png", "svg", "gif") for path in run.glob(f"*.{kind}"))
-    folder = zoo.save(model, name, card, pictures)
+    folder = zoo.save(model, name, card, zoo.pictures_of(run))
     cli.table(numbers, [(folder, f"{_size(folder):.1f} MiB")])
     return folder
 

@@ -23,8 +23,7 @@ def store_anew():
             card["classifier_sha256"] = zoo.card(classifier)["sha256"]
         before = _size(folder)
         model = keras.models.load_model(zoo.checked(name), compile=False)
-        pictures = sorted(p for p in folder.iterdir() if p.suffix in (".png", ".gif", ".svg"))
-        zoo.save(model, name, card, pictures)
+        zoo.save(model, name, card, zoo.pictures_of(folder))
         print(f"{name:<26} {before:8,.1f} KB, now {_size(folder):8,.1f} KB", flush=True)
 
 

@@ -74,6 +74,11 @@ def classifier(dataset, shape=None) -> keras.Model | None:
     return keras.Model(model.inputs[0], model.get_layer("features").output)
 
 
+def pictures_of(folder) -> list:
+    """Paths of the pictures in a folder, a run's or an entry's, sorted."""
+    return sorted(path for kind in ("png", "svg", "gif") for path in folder.glob(f"*.{kind}"))
+
+
 def checked(name):
     """Path of an entry's file; `ValueError` unless its sha256 is that of the card."""
     expected, path = card(name)["sha256"], FOLDER / name / "model.keras"

@@ -229,8 +229,7 @@ class FittedModel(NoisyModel):
             if not compiled:
                 self.compile("sgd")
             try:
-                with interruptible(kwargs.pop("callbacks", None)) as callbacks:
-                    kwargs["callbacks"] = callbacks
+                with interruptible(kwargs.get("callbacks")) as kwargs["callbacks"]:
                     return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
             finally:
                 if not compiled:

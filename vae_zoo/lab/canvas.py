@@ -21,6 +21,7 @@ if typing.TYPE_CHECKING:
 
 # What a picture returns: where it was written, or the figure where no path was given.
 Picture = typing.Union[Path, "matplotlib.figure.Figure"]
+
 DPI = 100
 LIMIT = 100_000  # bytes of a PNG
 SUFFIXES = (".png", ".pdf", ".svg")

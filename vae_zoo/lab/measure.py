@@ -174,7 +174,9 @@ def _(model: GraphVAE, x, y, how):
 @numbers_of.register
 def _(model: SketchDecoder, x, y, how):
     nll = -model.log_likelihood(x)
-    return {"nll": mean(nll, "nats", f"exact, {len(x):,} sketches")} | by_points(x, nll, "")
+    return {"nll": mean(nll, "nats", f"exact, {len(x):,} {model.domain.plural}")} | by_points(
+        x, nll, ""
+    )
 
 
 @numbers_of.register

@@ -15,13 +15,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from vae_zoo.engine import backend, replicas
+from vae_zoo.engine import backend
 from vae_zoo.engine.checks import check_count
 from vae_zoo.engine.noise import passing_noise
 from vae_zoo.engine.saving import restore
 from vae_zoo.engine.trainable import EVALUATION_SEED, Trainable
 from vae_zoo.models.latent_model import Density, LatentModel, each, given
-from vae_zoo.parts import likelihoods, priors
+from vae_zoo.parts import importance, likelihoods, priors
 from vae_zoo.parts.bounds import (
     check_beta,
     check_importance,
@@ -257,7 +257,9 @@ class BaseVAE(LatentModel):
         """
         return self.importance(x, y, num_samples, batch_size, seed, progress)[0]
 
-    def importance(self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None):
+    def importance(
+        self, x, y=None, num_samples=1000, batch_size=None, seed=0, progress=None
+    ) -> tuple:
         """`log_likelihood`, and what it rests on: the effective number of samples of the weights
         w_i = p(x, z_i) / q(z_i|x), (sum_i w_i)^2 / sum_i w_i^2, from 1 to `num_samples`.
 
@@ -266,45 +268,8 @@ class BaseVAE(LatentModel):
         Returns:
             two NumPy float64 (n,): the bound in nats, and the number.
         """
-        if num_samples < 1:
-            raise ValueError(f"`num_samples` must be at least 1. Received: {num_samples}")
-        chunks = [min(50, num_samples - start) for start in range(0, num_samples, 50)]
         arrays = self._arrays(x, y)
-        n = len(arrays[0])
-        if n == 0:
-            raise ValueError("At least one example is needed. Received: an empty array")
-        if batch_size is None:
-            grids = any(len(shape.shape) > 1 for shape in keras.tree.flatten([self.latent_domain]))
-            batch_size = 10 if grids else 50
-        devices = replicas.devices()[0]
-        size = devices * min(batch_size, -(-n // devices))
-        batches, sums = range(0, n, size), []
-        for start in batches if progress is None else progress(batches):
-            # The last batch is filled up by repetition: one shape, compiled once.
-            rows = np.minimum(np.arange(start, start + size), n - 1)
-            parts = [a[rows] for a in arrays]
-            prepare = self.compiled_function("prepare", self.prepare, noisy=True)
-            parts[0] = prepare(np.int32(seed), np.int32(start), parts[0])
-            chunk_sums = [
-                self._log_sums(k, devices > 1)(
-                    np.int32(seed + 1), np.int32(start // size * len(chunks) + i), *parts
-                )
-                for i, k in enumerate(chunks)
-            ]
-            sums.append(np.logaddexp.reduce(np.float64(chunk_sums), axis=0))
-        first, second = np.concatenate(sums)[:n].T
-        return first - np.log(num_samples), np.exp(2 * first - second)
-
-    def _log_sums(self, num_samples, dealt):
-        """log sum_i w_i and log sum_i w_i^2 of w_i = p(x, z_i) / q(z_i|x), (batch, 2), compiled;
-        see `backend.compiled`."""
-
-        def log_sums(x, y=None):
-            log_weights = self.log_weights(x, self.prepare_labels(y), num_samples)
-            powers = [ops.logsumexp(power * log_weights, axis=0) for power in (1.0, 2.0)]
-            return ops.stack(powers, axis=-1)
-
-        return self.compiled_function("log_sums", log_sums, noisy=True, dealt=dealt)
+        return importance.weigh(self, arrays, num_samples, batch_size, seed, progress)
 
     def latent_kl(self, x, y=None):
         """KL(q(z|x) || p(z)) of each latent, as a family's `objective` has it: (batch, ...) or a

@@ -17,7 +17,6 @@ class Domain:
     """
 
     plural = "examples"  # what they are called in numbers
-
     dtype = "float32"  # of the examples of an exported model
 
     def __init__(self, shape):

@@ -49,7 +49,7 @@ def _input(shape):
     return _float_input(shape, "image" if len(shape) == 3 else "x")
 
 
-def _given(condition, width, dtype, role, image_shape=None, halvings=0):
+def _given(condition, width, dtype, role, image_shape=None, halvings=0, padded=False):
     """The input of a condition, and its features at the scales of a network: a dict, places ->
     (batch, *places, width), of which () are those of the whole; two times None without one.
 
@@ -63,7 +63,8 @@ def _given(condition, width, dtype, role, image_shape=None, halvings=0):
         dtype: precision policy of the layers.
         role: str, of the network in the model, by which its layers are told from another's.
         image_shape: (height, width, channels) of the example of a convolutional network.
-        halvings: int, of its size; of a decoder negative: what it makes is cropped in the end.
+        halvings: int, of its size, one a scale.
+        padded: True of a decoder, whose largest scale is cropped in the end: y gets its size first.
     """
     if condition is None:
         return None, None
@@ -76,10 +77,9 @@ def _given(condition, width, dtype, role, image_shape=None, halvings=0):
     scales = {}
     is_image = len(features.shape) == 4 and halvings
     if is_image and tuple(features.shape[1:3]) == tuple(image_shape[:2]):
-        if halvings < 0:
-            features = _padded(features, 2**-halvings)
+        features = _padded(features, 2**halvings) if padded else features
         same = {"kernel_size": 3, "padding": "same", "activation": "relu", "dtype": dtype}
-        for _ in range(abs(halvings)):
+        for _ in range(halvings):
             features = Conv2D(width, strides=2, **same)(features)
             scales[tuple(features.shape[1:3])] = features
     features = Flatten(dtype=dtype)(features)
@@ -254,7 +254,8 @@ def conv_decoder(
     check_widths(1, filters=filters)
     rows, columns = grid_shape(image_shape, filters)
     same = {"kernel_size": 3, "padding": "same"}
-    y, given = _given(condition, label_dim, dtype, "decoder", image_shape, -len(filters))
+    halvings = len(filters)
+    y, given = _given(condition, label_dim, dtype, "decoder", image_shape, halvings, padded=True)
     if units is None:
         x = inputs = _float_input((rows, columns, latent_dim), "latent")
         x = _nonlinear(Conv2D, filters[-1], activation, dtype, given, **same)(x)
