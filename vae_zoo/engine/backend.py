@@ -276,7 +276,8 @@ def compiled(function, model, noisy=False, loops=False, dealt=False):
         # A partial: TensorFlow counts traces by code, and takes all that is compiled here for one
         # function that is traced too often.
         whole_batch = functools.partial(on_replicas if dealt else whole)
-        traced = tf.function(whole_batch, reduce_retracing=True)
+        # Without AutoGraph, as Keras traces its steps: nothing here branches on a tensor.
+        traced = tf.function(whole_batch, autograph=False, reduce_retracing=True)
 
         def run(*arrays):  # as tensors, or each new number would be traced anew
             return traced(*[tf.convert_to_tensor(a) for a in arrays])
