@@ -58,6 +58,7 @@ from vae_zoo.models.sketch_rnn import SketchRNN  # noqa: E402
 from vae_zoo.models.vae import VAE  # noqa: E402
 from vae_zoo.models.vq_vae import VQVAE  # noqa: E402
 from vae_zoo.models.vq_vae_2 import VQVAE2  # noqa: E402
+from vae_zoo.parts import schedules as _schedules  # noqa: E402, F401  a file may name one
 from vae_zoo.zoo import load_model  # noqa: E402
 
 # Public modules by their short names, wherever they live; imported when they are first asked for.
