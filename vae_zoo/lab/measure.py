@@ -115,7 +115,7 @@ def _(model: Trainable, x, y, how):
 @numbers_of.register
 def _(model: Density, x, y, how):
     nll = -model.log_likelihood(x, y)
-    return {"nll": mean(nll, "nats", f"exact, {len(nll):,} examples")}
+    return {"nll": mean(nll, "nats", f"exact, {len(nll):,} {model.domain.plural}")}
 
 
 @numbers_of.register
