@@ -162,10 +162,10 @@ def _(model: SketchRNN, x, y, output, seed):
 def _completions(model, x, output, seed, each=6):
     """What a third of a test sketch is completed to."""
     rows = []
-    for sketch in np.asarray(x[:8]):
+    for row, sketch in enumerate(np.asarray(x[:8])):
         third = max(1, int(np.sum(sketch[:, 4] < 0.5)) // 3)
         begun = np.repeat(sketch[None, :third], each, axis=0)
-        made = model.complete(begun, temperature=0.4, seed=seed)
+        made = model.complete(begun, temperature=0.4, seed=seed + 2 * row)  # z takes one, noise one
         alone = np.zeros_like(sketch)
         alone[:third], alone[third:, 4] = sketch[:third], 1
         rows.append(np.concatenate([sketch[None], alone[None], made]))
