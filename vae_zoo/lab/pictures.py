@@ -258,7 +258,7 @@ def latent_space(model, x, y, output):
     codes, labels = codes[finite], None if labels is None else labels[finite]
     left_out = int((~finite).sum())
     not_finite = f", {left_out:,} of which are not finite and left out" if left_out else ""
-    what = f"latent space of the test images{not_finite}"
+    what = f"latent space of the test {model.domain.plural}{not_finite}"
     path, near = output / "latents.png", {"embedding": "tsne"}
     yield _drawn(plots.latent_scatter, codes, labels, path, what, **near)
     if model.latent_shape == (2,) and model.condition is None:

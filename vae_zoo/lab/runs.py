@@ -347,11 +347,12 @@ def report(
     console.table(numbers)  # before anything is drawn
     monitor = monitored(model)[0] if keep == "best" else None
     drawn = plots.curves(history, output / "curves.png", monitor=monitor)
+    what = f"settings, versions, fingerprint of the test {model.domain.plural}"
     written = [
         (output / "model.keras", "the trained model: keras.models.load_model after import vae_zoo"),
         (output / "checkpoint.npz", "what --resume goes on from"),
         (output / "history.csv", "every logged term, epoch by epoch"),
-        (output / "config.json", "settings, versions, fingerprint of the test images"),
+        (output / "config.json", what),
         (output / "numbers.json", "the numbers above"),
         (drawn, "every term, training and validation"),
         *pictures(model, *shown(x, y), output, settings.get("seed", 0)),
