@@ -114,7 +114,10 @@ def _(model: Trainable, x, y, how):
 
 @numbers_of.register
 def _(model: Density, x, y, how):
-    nll = -model.log_likelihood(x, y)
+    return _exact(model, -model.log_likelihood(x, y))
+
+
+def _exact(model, nll):
     return {"nll": mean(nll, "nats", f"exact, {len(nll):,} {model.domain.plural}")}
 
 
@@ -174,9 +177,7 @@ def _(model: GraphVAE, x, y, how):
 @numbers_of.register
 def _(model: SketchDecoder, x, y, how):
     nll = -model.log_likelihood(x)
-    return {"nll": mean(nll, "nats", f"exact, {len(x):,} {model.domain.plural}")} | by_points(
-        x, nll, ""
-    )
+    return _exact(model, nll) | by_points(x, nll, "")
 
 
 @numbers_of.register
