@@ -53,6 +53,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
+@pytest.hookimpl(tryfirst=True)  # before any fixture
+def pytest_runtest_setup(item):
+    """Every test starts from the same weights and draws, alone or after others, on any machine."""
+    import keras  # after what is set above
+
+    keras.utils.set_random_seed(0)
+
+
 groups_done = itertools.count(1)
 
 
