@@ -1,5 +1,6 @@
 """Entries: what a card promises holds on this backend, and damage is noticed."""
 
+import io
 import json
 import os
 import pathlib
@@ -183,6 +184,18 @@ def test_a_large_picture_has_fewer_colours_and_what_is_undefined_stays_magenta(t
         undefined = (image == canvas.NAN_COLOUR).all(-1)
         assert (undefined == (written == canvas.NAN_COLOUR).all(-1)).all()
         assert (written == image).all() == (path.stem != "large")
+
+
+def test_greys_of_a_picture_are_thinned_out_and_colours_are_not(tmp_path):
+    greys = np.random.default_rng(0).integers(0, 256, (60, 80)).astype("uint8")
+    for name, image in (("grey", greys), ("red", np.stack([greys, greys // 2, greys], -1))):
+        before = canvas.write(Image.fromarray(image), tmp_path / f"{name}.png").read_bytes()
+        canvas.thin_out(tmp_path / f"{name}.png")
+        after = (tmp_path / f"{name}.png").read_bytes()
+        with Image.open(io.BytesIO(after)) as picture:
+            written = np.asarray(picture.convert("RGB")).astype(int)
+        assert (len(after) < len(before)) == (name == "grey")
+        assert name == "red" or np.abs(written - greys[..., None]).max() <= 8
 
 
 def tiny():

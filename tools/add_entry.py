@@ -11,6 +11,7 @@ import time
 from vae_zoo import GaussianMixture, cli, data, folders, load_model, patches, zoo
 from vae_zoo.data.places import LICENCES
 from vae_zoo.graphs import Graphs
+from vae_zoo.lab import canvas
 from vae_zoo.lab.evaluate import evaluate, measure
 from vae_zoo.strokes import Strokes
 
@@ -300,6 +301,8 @@ def add_entry(
     if note:
         card["note"] = note
     folder = zoo.save(model, name, card, zoo.pictures_of(run))
+    for picture in folder.glob("*.png"):
+        canvas.thin_out(picture)
     cli.table(numbers, [(folder, f"{_size(folder):.1f} MiB")])
     return folder
 

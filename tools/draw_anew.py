@@ -11,6 +11,7 @@ import tempfile
 import numpy as np
 
 from vae_zoo import cli, data, files, plots, runs, zoo
+from vae_zoo.lab import canvas
 from vae_zoo.lab.pictures import pictures, shown
 from vae_zoo.parts import domains
 
@@ -39,6 +40,8 @@ def draw_anew(names: tuple[str, ...] = ()):
                 terms = {name: table[name] for name in table.dtype.names if name != "epoch"}
                 drawn.append(plots.curves(terms, new / "curves.png", **how))
             for path in drawn:
+                if path.suffix == ".png":
+                    canvas.thin_out(path)
                 files.write_bytes(folder / path.name, path.read_bytes())
         print(f"{name}: {', '.join(path.name for path in drawn)}", flush=True)
 

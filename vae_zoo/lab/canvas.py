@@ -224,6 +224,19 @@ def write(image, path, limit=LIMIT):
     return Path(path)
 
 
+def thin_out(path):
+    """Write a PNG of grey levels anew with 31 of them, a difference that nobody sees, if that makes
+    it smaller; half is usual."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        image = picture.convert("RGB")
+    if np.ptp(np.asarray(image), axis=-1).max() == 0:
+        content = _png(image.quantize(31, kmeans=1, dither=Image.Dither.NONE))
+        if len(content) < Path(path).stat().st_size:
+            files.write_bytes(path, content)
+
+
 def _png(image):
     content = io.BytesIO()
     image.save(content, "PNG", optimize=True)
