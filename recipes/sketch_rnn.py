@@ -30,6 +30,7 @@ def sketch_rnn(
     beta=1.0,
     annealing=0.999,
     free_bits=0.0,
+    prior_kind="normal",
     stretch=0.15,
     drop=0.1,
     learning_rate=2e-3,
@@ -59,6 +60,8 @@ def sketch_rnn(
         beta: weight of the KL in the end
         annealing: factor a step of what its weight lacks at first (0.99995 in the paper)
         free_bits: nats of the KL of a sketch that cost nothing while training (25.6 in the paper)
+        prior_kind: normal; flow, a RealNVP, trained jointly; mixture of Gaussians, fitted to the
+            latents afterwards, which mends samples where free bits leave holes in N(0, I)
         stretch: how much training sketches are stretched at random
         drop: share of their points that is left out at random
         learning_rate: of Adam, at the start
@@ -74,6 +77,12 @@ def sketch_rnn(
         tensorboard: write the curves for TensorBoard too, to the folder tensorboard in output
     """
     settings = dict(locals())
+    kinds = ("normal", "mixture", "flow") if conditional else ("normal",)
+    if prior_kind not in kinds:
+        raise ValueError(
+            f"`prior_kind` must be {' or '.join(kinds)}. "
+            f"Received: prior_kind={prior_kind}, conditional={conditional}"
+        )
     runs.claim(settings)
     keras.utils.set_random_seed(seed)
     splits = [data.load(dataset, split) for split in data.SPLITS]
@@ -86,7 +95,8 @@ def sketch_rnn(
     if conditional:
         rising = schedules.Approach(beta, decay=annealing)
         of_z = {"latent_dim": latent_dim, "encoder_units": encoder_units}
-        model = SketchRNN(**sizes, **of_z, beta=rising, free_bits=free_bits)
+        prior = runs.prior(prior_kind, (latent_dim,), train[0], seed=seed)
+        model = SketchRNN(**sizes, **of_z, beta=rising, free_bits=free_bits, prior=prior)
     else:
         model = SketchDecoder(**sizes)
     rate = runs.scheduled(learning_rate, schedule, epochs, len(train[0]), batch_size)
@@ -97,6 +107,7 @@ def sketch_rnn(
     unit = 1 / strokes.scale(data.find(dataset))
     augment = functools.partial(strokes.augmented, stretch=stretch, drop=drop, unit=unit)
     history = runs.fit(model, train, validation, augment=augment, **settings)
+    model = runs.fitted_prior(model, prior_kind, train, seed)
     numbers = runs.report(model, train, test, history, settings, importance_samples)
     print()
     others = chains.markov_numbers(train[0], test[0], seed)

@@ -120,12 +120,13 @@ def test_the_graph_recipe_predicts_links(run, tmp_path):
     assert data.fingerprint(x) == json.loads((output / "config.json").read_text())["test_images"]
 
 
-@pytest.mark.parametrize("conditional", [True, False])
-def test_the_sketch_recipe_draws_and_fits_markov_chains(conditional, run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["normal", "mixture", "decoder"])
+def test_the_sketch_recipe_draws_and_fits_markov_chains(kind, run, tmp_path, monkeypatch):
     monkeypatch.setattr(vae_zoo.chains, "MOST", 500)  # offsets that these are fitted to
     output, sizes = tmp_path / "run", ["--units", 8, "--encoder-units", 4, "--latent-dim", 2]
-    kind = [] if conditional else ["--no-conditional"]
-    printed = run("sketch_rnn", "--epochs", 1, "--output", output, *sizes, *kind)
+    conditional = kind != "decoder"
+    how = ["--prior-kind", kind] if conditional else ["--no-conditional"]
+    printed = run("sketch_rnn", "--epochs", 1, "--output", output, *sizes, *how)
     assert "scribbles: 1,000, 100, 100 sketches, 24 points" in printed
     pictures = {"curves", "samples", "completions"}
     pictures |= (
@@ -141,7 +142,9 @@ def test_the_sketch_recipe_draws_and_fits_markov_chains(conditional, run, tmp_pa
     nll = logs["reconstruction"] if conditional else logs["nll"]
     assert numbers["l_r"]["value"] == pytest.approx(nll / 24, rel=0.01)
     if conditional:
-        assert numbers["l_kl"]["value"] == pytest.approx(logs["kl"] / 24, rel=1e-3)
+        noise = 0 if kind == "normal" else 0.002  # the KL to a mixture is drawn
+        assert numbers["l_kl"]["value"] == pytest.approx(logs["kl"] / 24, rel=1e-3, abs=noise)
+        assert (type(model.prior) is vae_zoo.GaussianMixture) == (kind == "mixture")
     assert numbers["l_r_markov_1"]["value"] < numbers["l_r_markov_0"]["value"]
 
 
@@ -601,6 +604,15 @@ def test_mistakes_end_in_one_line(arguments, word, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert exit.value.code == 2 and len(lines) == 1 and word in lines[0]
     assert not (tmp_path / "run").exists()  # refused before anything was written
+
+
+def test_sketches_have_priors_of_vectors_and_decoders_none(tmp_path, capsys):
+    sketch_rnn = runpy.run_path(str(RECIPES / "sketch_rnn.py"))["sketch_rnn"]
+    for arguments in (["--prior-kind", "vamp"], ["--prior-kind", "mixture", "--no-conditional"]):
+        with pytest.raises(SystemExit):
+            cli.run(sketch_rnn, [*arguments, "--output", str(tmp_path / "run")])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "`prior_kind` must be normal" in line and not (tmp_path / "run").exists()
 
 
 FREE = {"target_distortion"}  # numbers that may be anything
