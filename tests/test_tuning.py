@@ -293,6 +293,23 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+def test_a_kill_between_a_trial_and_the_list_of_trials_loses_neither(tmp_path, tiny, untrained):
+    searched(tmp_path, "dense_vae", tiny, 3)
+    first, second, third = (tmp_path / "trials" / f"trial_{i}" / "trial.json" for i in range(3))
+    drawn = json.loads(third.read_text())
+    third.write_text(json.dumps(drawn | {"status": "RUNNING", "score": None}))
+    listed = tmp_path / "trials" / "oracle.json"
+    state = json.loads(listed.read_text())  # as it was when the second was over, the third begun
+    state |= {"ongoing_trials": {"tuner0": "1"}, "start_order": ["0", "1"], "end_order": ["0"]}
+    listed.write_text(json.dumps(state))
+    before = first.read_text(), second.read_text()
+
+    _, tuner, lines = searched(tmp_path, "dense_vae", tiny, 3)
+    assert len(lines) == 1 and (first.read_text(), second.read_text()) == before
+    assert [t.status for t in tuner.oracle.trials.values()] == ["COMPLETED"] * 3
+    assert tuner.oracle.end_order == ["0", "1", "2"]
+
+
 def test_two_workers_search_together(tmp_path, tiny):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shutil
 import time
 from collections.abc import Callable
 
@@ -294,8 +295,10 @@ class Search(keras_tuner.HyperModel):
             max_consecutive_failed_trials=trials + 1,
             **limits,
         )
-        if kind == "hyperband" and hasattr(tuner.oracle, "trials"):
-            tuner.oracle.max_trials = trials
+        if hasattr(tuner.oracle, "trials"):  # else those of the chief
+            _settle(tuner.oracle)
+            if kind == "hyperband":
+                tuner.oracle.max_trials = trials
         if replicas.devices()[0] > 1:
             # The other clears all that Keras knows before each trial: the devices too.
             tuner._try_build = tuner._build_hypermodel
@@ -305,6 +308,18 @@ class Search(keras_tuner.HyperModel):
         """Numbers of the recipe's default settings, trained and judged as a trial is."""
         hp = keras_tuner.HyperParameters()
         return self.fit(hp, self.build(hp))
+
+
+def _settle(oracle):
+    """Brings the trials on disk and KerasTuner's list of them to agree; a kill may come between the
+    writing of the two. A trial that the list has not is dropped, for the list draws it again; one
+    that is over is not tried again."""
+    for name in set(oracle.trials) - set(oracle.start_order):
+        del oracle.trials[name]
+        shutil.rmtree(oracle._get_trial_dir(name))
+    over = {name for name, trial in oracle.trials.items() if trial.status == "COMPLETED"}
+    oracle._retry_queue = [name for name in oracle._retry_queue if name not in over]
+    oracle.end_order += sorted(over - set(oracle.end_order))
 
 
 def _factor(epochs, trials):
