@@ -186,16 +186,17 @@ def test_a_large_picture_has_fewer_colours_and_what_is_undefined_stays_magenta(t
         assert (written == image).all() == (path.stem != "large")
 
 
-def test_greys_of_a_picture_are_thinned_out_and_colours_are_not(tmp_path):
+def test_greys_and_diagrams_are_thinned_out_and_other_colours_are_not(tmp_path):
     greys = np.random.default_rng(0).integers(0, 256, (60, 80)).astype("uint8")
-    for name, image in (("grey", greys), ("red", np.stack([greys, greys // 2, greys], -1))):
+    colours = np.stack([greys, greys // 2, greys], axis=-1)
+    for name, image, error in (("grey", greys, 8), ("samples", colours, 0), ("curves", colours, 8)):
         before = canvas.write(Image.fromarray(image), tmp_path / f"{name}.png").read_bytes()
         canvas.thin_out(tmp_path / f"{name}.png")
         after = (tmp_path / f"{name}.png").read_bytes()
         with Image.open(io.BytesIO(after)) as picture:
             written = np.asarray(picture.convert("RGB")).astype(int)
-        assert (len(after) < len(before)) == (name == "grey")
-        assert name == "red" or np.abs(written - greys[..., None]).max() <= 8
+        assert (len(after) < len(before)) == (name != "samples")
+        assert np.abs(written - (greys[..., None] if name == "grey" else colours)).max() <= error
 
 
 def tiny():
