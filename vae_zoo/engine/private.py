@@ -31,6 +31,8 @@ NAMES = {
         "keras_tuner.Tuner._build_hypermodel": "what replaces it",
         "keras_tuner.oracles.HyperbandOracle._get_num_brackets": "how many trials it begins with",
         "keras_tuner.oracles.HyperbandOracle._get_size": "how many trials it begins with",
+        "keras_tuner.Oracle()._get_trial_dir": "where a trial is that the list of trials has not",
+        "keras_tuner.Oracle()._retry_queue": "trials that a kill broke off, and some that are over",
         "keras.src.backend.common.global_state.set_global_attribute": "forgets what was not built",
         "zipfile._EndRecData": "how long a zip's list of its members is, before it is read",
         "zipfile._ECD_SIZE": "where that stands",
@@ -80,12 +82,19 @@ def _lazy():
     return module_utils.LazyModule("json")  # imports it when it is asked for what it has not
 
 
+def _oracle():
+    import keras_tuner
+
+    return keras_tuner.Oracle("loss")
+
+
 INSTANCES = {
     "argparse.ArgumentParser": argparse.ArgumentParser,
     "keras.Variable": lambda: keras.Variable([0.0]),
     "keras.callbacks.SwapEMAWeights": lambda: keras.callbacks.SwapEMAWeights(),
     "keras.optimizers.Adam": _adam,
     "keras.src.utils.module_utils.LazyModule": _lazy,
+    "keras_tuner.Oracle": _oracle,
 }
 
 
