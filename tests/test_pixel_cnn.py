@@ -121,7 +121,6 @@ def test_it_learns_and_takes_images_whose_grey_levels_become_bits():
     grey = np.zeros((64, 4, 4, 1), "uint8")
     grey[:, ::2] = 255
     grey[:, 1, 1] = 64  # a quarter of the draws
-    keras.utils.set_random_seed(0)
     pixel_cnn = PixelCNN((4, 4), filters=8, blocks=1, seed=0)
     pixel_cnn.compile(keras.optimizers.Adam(0.03))
     history = pixel_cnn.fit(grey, batch_size=16, epochs=120, verbose=0).history

@@ -166,7 +166,6 @@ IMAGES = (normals(40, 8, 6, 1) > 0).astype("float32")
 
 def test_a_flow_that_does_nothing_is_the_standard_normal():
     """Rotations alone; what is left is the noise of an estimate of the KL."""
-    keras.utils.set_random_seed(0)
     closed = vae()
     flowing = closed.with_prior(RealNVP((3,), couplings=3, units=4, seed=0))
     settings = {"num_samples": 20, "seed": 3}
@@ -177,7 +176,6 @@ def test_a_flow_that_does_nothing_is_the_standard_normal():
 
 
 def test_model_and_prior_are_one_file(tmp_path):
-    keras.utils.set_random_seed(0)
     model = vae(RealNVP((3,), couplings=2, units=4, seed=0))
     model.compile("adam")
     model.fit(IMAGES, epochs=2, batch_size=20, verbose=0)
@@ -198,7 +196,6 @@ def test_model_and_prior_are_one_file(tmp_path):
 
 def test_a_learned_prior_is_nearer_to_the_posteriors_than_the_normal_one():
     """Latents around two points far from each other."""
-    keras.utils.set_random_seed(0)
     z = np.concatenate([normals(300, 3) * 0.2 + 3.0, normals(300, 3, seed=5) * 0.2 - 3.0])
     flow = RealNVP((3,), couplings=4, units=16, seed=0)
     flow.start_norms(z)

@@ -255,7 +255,6 @@ def test_the_noise_is_estimated(picture, noisy, prior):
 
 
 def test_a_vae_plays_the_prior_by_the_same_interface(picture, noisy):
-    keras.utils.set_random_seed(0)
     vae = DenseVAE((5, 5), 6, (32,), likelihood="gaussian", seed=0)
     images = np.round(255 * np.stack([picture, picture[::-1]]))[..., None].astype("uint8")
     x = patches.drawn(images, 2000, size=5)

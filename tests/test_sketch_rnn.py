@@ -378,7 +378,6 @@ def test_what_no_sketch_is_is_named():
 def test_an_lstm_learns_sketches_better_than_none():
     x, _ = data.load("scribbles", "test")
     model = SketchDecoder(x.shape[1] - 1, units=24, components=3, seed=0)
-    keras.utils.set_random_seed(0)
     before = model.log_likelihood(x).mean()
     model.compile(keras.optimizers.Adam(0.01, global_clipnorm=20.0))
     model.fit(x, epochs=8, batch_size=25, verbose=0)

@@ -258,7 +258,7 @@ def _number(card, pattern, number):
     text = f"{value:.3g}" if abs(value) < 10 else f"{value:.2f}"
     if isinstance(value, int):
         text = str(value)
-    elif error is not None and abs(value) >= 10:
+    elif error is not None and (abs(value) >= 10 or pattern.startswith(("nll", "elbo"))):
         text += f" ± {error:.2f}"
     if "samples" in number and pattern.startswith("nll"):
         samples, images = number["samples"], number["images"]

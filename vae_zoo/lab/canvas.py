@@ -235,8 +235,8 @@ def thin_out(path):
         image = picture.convert("RGB")
     grey = np.ptp(np.asarray(image), axis=-1).max() == 0
     if grey or path.stem in DIAGRAMS:
-        few = image.quantize(31 if grey else 63, kmeans=1, dither=Image.Dither.NONE)
-        if len(content := _png(few)) < path.stat().st_size:
+        content = _png(_in_colours(image, 31 if grey else 63, kmeans=1))
+        if len(content) < path.stat().st_size:
             files.write_bytes(path, content)
 
 
@@ -256,10 +256,16 @@ def _versions(image, limit):
         smaller = image.reduce(factor)
         undefined = (np.asarray(smaller) == NAN_COLOUR).all(axis=-1)
         for colours in (255, 127, 63, 31):
-            how = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
             # k-means makes the colours right and the file larger, and takes seconds.
-            if len(_png(smaller.quantize(colours, **how))) < limit:
-                yield _marked(smaller.quantize(colours, kmeans=1, **how), undefined)
+            if len(_png(_in_colours(smaller, colours))) < limit:
+                yield _marked(_in_colours(smaller, colours, kmeans=1), undefined)
+
+
+def _in_colours(image, colours, kmeans=0):
+    from PIL import Image
+
+    how = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
+    return image.quantize(colours, kmeans=kmeans, **how)
 
 
 def _marked(picture, where):
